@@ -127,9 +127,12 @@ class Screen:
         except ValueError:
             return text
 
-    def moment_ms(self, text: str) -> int:
-        """Return the epoch milliseconds of a time given by a user. Raises ValueError."""
-        return times.moment_ms(text, self.now_ms, self._zone)
+    def moment_ms(self, text: str, *, later: bool = False) -> int:
+        """Return the epoch milliseconds of a time given by a user. Raises ValueError.
+
+        A length of time is before now, or after it with `later`.
+        """
+        return times.moment_ms(text, self.now_ms, self._zone, later=later)
 
     def _rich_table(self, columns: Sequence[Column], rows: Sequence[Row]) -> None:
         from rich.table import Table

@@ -106,6 +106,16 @@ STRUCTURED: dict[str, dict[str, Any]] = {
         ]
     },
     "tags": {"tag": Annotated[list[str], typer.Option(help="Word by which the task is found; may be repeated")]},
+    "run_at_ms": {
+        "run_at": Annotated[
+            str,
+            typer.Option(
+                "--run-at",
+                help="Time before which it does not begin: ISO 8601 (local time without an offset), epoch "
+                "milliseconds, or a length of time from now such as 10m",
+            ),
+        ]
+    },
     "webhook_auth_key": {
         "webhook_auth_key": Annotated[
             str,
@@ -147,7 +157,7 @@ def submit_task(
     """
     given = _input(text, file, max_body_bytes)
     endpoint_id = session.api.endpoint_id(endpoint)
-    body = _body(fields) | {"processUri": process_uri}
+    body = _body(session, fields) | {"processUri": process_uri}
     if "workerPort" not in body:
         body["workerPort"] = _exposed_port(session, endpoint_id)
     request = _with_input(body, given)
@@ -191,7 +201,7 @@ def map_tasks(
 
     inputs = read_inputs(file, max_body_bytes)
     endpoint_id = session.api.endpoint_id(endpoint)
-    body = _body(fields) | {"processUri": process_uri}
+    body = _body(session, fields) | {"processUri": process_uri}
     if "workerPort" not in body:
         body["workerPort"] = _exposed_port(session, endpoint_id)
     mapped = Mapped(session, endpoint_id, body)
@@ -506,8 +516,13 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _body(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _body(session: Session, fields: Mapping[str, Any]) -> dict[str, Any]:
     given = dict(fields)
+    if "run_at" in given:
+        try:
+            given["run_at"] = session.screen.moment_ms(given["run_at"], later=True)
+        except ValueError as error:
+            raise WrongUse(f"--run-at: {error}") from None
     headers, tags, metadata = given.pop("header", ()), given.pop("tag", ()), given.pop("metadata", ())
     body = {camel(name): value for name, value in given.items()}
     if "webhookAuthKey" not in body and (key := secret_in_environment("QUEUE_ENGINE_WEBHOOK_AUTH_KEY")):

@@ -17,6 +17,8 @@ class SubmitFields(TypedDict, total=False):
     tags: Sequence[str]
     execution_timeout_seconds: int
     queue_ttl_seconds: float
+    delay_seconds: float
+    run_at: datetime | str | int
 
 
 Time = int | str | datetime

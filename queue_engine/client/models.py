@@ -55,6 +55,8 @@ class TaskInfo(View):
     delivery_attempts: int = 0
     delivery_error: str | None = None
     next_delivery_at: int | None = None
+    run_at: int | None = None
+    """Time before which it does not begin, if one was given."""
     created_at: int
     updated_at: int | None = None
     started_at: int | None = None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema
 
 from queue_engine.rules.headers import MAX_HEADERS, headers_error
@@ -48,8 +49,49 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 MAX_EXECUTION_SECONDS = 2_592_000
 MAX_QUEUE_TTL_SECONDS = 31_536_000
 
+MAX_DELAY_SECONDS = 2_592_000
+MAX_EPOCH_MS = 2**53 - 1
+
 ExecutionTimeout = Annotated[int, Field(ge=1, le=MAX_EXECUTION_SECONDS)]
 QueueTtl = Annotated[float, Field(ge=0.001, le=MAX_QUEUE_TTL_SECONDS, allow_inf_nan=False)]
+
+Delay = Annotated[float, Field(ge=0, le=MAX_DELAY_SECONDS, allow_inf_nan=False)]
+
+_RFC_3339 = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LIKELY_SECONDS = (10**9, 10**11)
+_NOT_A_TIME = "must be epoch milliseconds, or a time with its offset such as 2026-01-31T12:00:00Z"
+
+
+def _epoch_ms(value: object) -> object:
+    """Return a time as epoch milliseconds, a fraction of one rounded up so that it is not before the time.
+
+    A number that is a time of 2001 to 5138 in seconds is refused, because as milliseconds it would be long past.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        if _LIKELY_SECONDS[0] <= value < _LIKELY_SECONDS[1]:
+            raise ValueError("must be in milliseconds; it looks like seconds")
+        return value
+    found = _RFC_3339.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(_NOT_A_TIME)
+    day, clock, fraction, offset = found.groups()
+    try:
+        seconds = (datetime.fromisoformat(f"{day}T{clock}{offset.upper()}") - _EPOCH) // timedelta(seconds=1)
+    except (ValueError, OverflowError):
+        raise ValueError(_NOT_A_TIME) from None
+    return seconds * 1000 - (-int((fraction or "").ljust(9, "0")) // 1_000_000)
+
+
+EpochMs = Annotated[
+    int,
+    BeforeValidator(_epoch_ms),
+    Field(ge=0, le=MAX_EPOCH_MS),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "format": "date-time"}]}),
+]
+"""A time: epoch milliseconds, or text in RFC 3339 with an offset."""
 
 ContainerPath = Annotated[
     str,

@@ -16,6 +16,8 @@ from pydantic import AfterValidator, Field
 from queue_engine.domain.definitions import Definition, definitions_of
 from queue_engine.domain.field_types import (
     ContainerPath,
+    Delay,
+    EpochMs,
     ExecutionTimeout,
     ForwardedHeaders,
     Metadata,
@@ -229,6 +231,18 @@ class NewTask:
             option="--queue-ttl",
         ),
     ] = None
+    delay_seconds: Annotated[
+        Delay | None,
+        TaskField("Time from the submission before which it does not begin, in seconds", option="--delay"),
+    ] = None
+    run_at_ms: Annotated[
+        EpochMs | None,
+        TaskField(
+            "Time before which it does not begin, at most 30 days ahead: RFC 3339 with an offset, or epoch "
+            "milliseconds. A time in the past means now. Not together with a delay",
+            asked="run_at",
+        ),
+    ] = None
 
 
 TASK_FIELDS = (*SPEC_FIELDS, *definitions_of(NewTask, TaskField))
@@ -282,6 +296,8 @@ class Task:
     """Time limit of an attempt."""
     queue_ttl_seconds: float | None = None
     """Time limit in the queue; None if unlimited."""
+    run_at_ms: int | None = None
+    """Time before which it does not begin, if it was submitted with one that was ahead."""
     cancel_requested: bool = False
     runs: int = 1
     """Number of times that the task was submitted or retried by hand."""

@@ -74,6 +74,8 @@ class TaskRequest:
     """The webhook of `spec`, parsed."""
     execution_timeout_seconds: int | None = None
     queue_ttl_seconds: float | None = None
+    delay_seconds: float | None = None
+    run_at_ms: int | None = None
 
     def fingerprint(self, key: bytes) -> str:
         """Return the fingerprint. It does not depend on the spacing outside `input` or on the order of the fields.
@@ -89,7 +91,7 @@ class TaskRequest:
         # fields existed.
         if self.execution_timeout_seconds is not None or self.queue_ttl_seconds is not None:
             known += [self.execution_timeout_seconds, self.queue_ttl_seconds]
-        if _LATER and (later := self._later()):
+        if later := self._later():
             known.append(later)
         digest = blake2b(orjson.dumps(known, option=orjson.OPT_SORT_KEYS), digest_size=FINGERPRINT_BYTES, key=key)
         digest.update(self.input)
@@ -100,7 +102,10 @@ class TaskRequest:
         the same.
         """
         given = ((asked, getattr(self.spec, name), default) for name, asked, default in _LATER)
-        return {asked: value for asked, value, default in given if value != default}
+        times = {"delay_seconds": self.delay_seconds, "run_at": self.run_at_ms}
+        return {asked: value for asked, value, default in given if value != default} | {
+            name: value for name, value in times.items() if value is not None
+        }
 
 
 @dataclass(frozen=True)
@@ -245,6 +250,8 @@ class Submissions:
             fingerprint=fingerprint,
             timeout_seconds=request.execution_timeout_seconds,
             queue_ttl_seconds=request.queue_ttl_seconds,
+            delay_seconds=request.delay_seconds,
+            run_at_ms=request.run_at_ms,
         )
 
     async def _compare_with_accepted(self, task: NewTask, request: TaskRequest, conflict: Enqueued) -> Enqueued:
@@ -308,6 +315,8 @@ def _check_accepted(enqueued: Enqueued, rates: Sequence[RateState]) -> None:
             raise closed()
         case Submission.FULL:
             raise full()
+        case Submission.TOO_LATE:
+            raise InvalidRequest("runAt", "must be at most 30 days ahead")
         case Submission.LIMITED:
             if enqueued.rate is None:
                 raise ValueError("a submission over a rate limit comes without the limit")

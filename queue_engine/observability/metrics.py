@@ -175,14 +175,18 @@ task_attempts = _counter(
     by={CONTROLLER: ("lost",), AGENT: ("ok", "error", "timeout", "cancelled", "fenced")},
 )  # fmt: skip
 task_queue_wait = _histogram(
-    "queue_engine_task_queue_wait_seconds", "Time from submission to the start of the first attempt",
+    "queue_engine_task_queue_wait_seconds",
+    "Time from submission, or the end of the delay, to the start of the first attempt",
     buckets=_LONG, by=[AGENT],
 )  # fmt: skip
 task_run = _histogram(
     "queue_engine_task_run_seconds", "Time from the start of an attempt to its outcome", buckets=_LONG, by=[AGENT]
 )
 task_end_to_end = _histogram(
-    "queue_engine_task_end_to_end_seconds", "Time from submission to the terminal state", buckets=_LONG, by=[AGENT]
+    "queue_engine_task_end_to_end_seconds",
+    "Time from submission, or the end of the delay, to the terminal state",
+    buckets=_LONG,
+    by=[AGENT],
 )
 queue_tasks = _figures(
     "queue_engine_queue_tasks", "Tasks that have not ended", "state", by=CONTROLLER, good_seconds=FIGURES_SECONDS

@@ -228,6 +228,9 @@ class EnqueueClosed:
 class EnqueueFull:
     word: Literal["FULL"]
 
+class EnqueueTooLate:
+    word: Literal["TOO_LATE"]
+
 class EnqueueLimited:
     word: Literal["LIMITED"]
     per_second: int
@@ -1144,7 +1147,7 @@ class Scripts:
         status: str,
         error_text: str,
     ) -> EndOperationOk | EndOperationBusy | EndOperationEnded | EndOperationGone:
-        """End an operation that runs. One that ends as done must have no further tasks."""
+        """End an operation that runs. An operation that ends as done must have no further tasks."""
     async def end_waiting(self, keys: TaskKeys, /, *, error_text: str) -> EndWaitingOk | EndWaitingGone:
         """End a task of an endpoint that is being deleted: a waiting task, or one that its worker has not released."""
     async def enqueue(
@@ -1161,6 +1164,8 @@ class Scripts:
         execution_timeout: str | None,
         queue_ttl: str | None,
         tag_names: str | None,
+        delay_ms: int | None,
+        run_at_ms: int | None,
     ) -> (
         EnqueueOk
         | EnqueueExists
@@ -1169,6 +1174,7 @@ class Scripts:
         | EnqueueNotQueue
         | EnqueueClosed
         | EnqueueFull
+        | EnqueueTooLate
         | EnqueueLimited
         | EnqueueWithin
     ):
@@ -1356,7 +1362,9 @@ class Scripts:
         are left. An earlier time that was set since the endpoint was taken stays.
         """
     async def promote(self, keys: TaskKeys, /) -> PromoteQueued | PromoteOk:
-        """Queue a scheduled task whose wait is over."""
+        """Queue a scheduled task whose wait is over. Before its first run it waits with the new tasks, and the time
+        limit of its waiting counts from now.
+        """
     async def promote_delivery(
         self,
         keys: Partition,

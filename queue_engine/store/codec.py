@@ -223,6 +223,7 @@ def task_from(
         delivery_parked=fields.get("delivery_parked") == "1",
         timeout_seconds=float(fields["timeout"]),
         queue_ttl_seconds=float(fields["ttl"]) if "ttl" in fields else None,
+        run_at_ms=optional_int(fields.get("run_at")),
         cancel_requested="cancel" in fields,
         runs=int(fields.get("runs", 0)) + 1,
         lost_lease="lost_token" in fields,

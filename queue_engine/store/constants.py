@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from queue_engine.domain.audit import MAX_AUDIT_RECORDS
 from queue_engine.domain.deliveries import MAX_RESULT_BYTES
+from queue_engine.domain.field_types import MAX_DELAY_SECONDS
 from queue_engine.domain.ids import TASKS_PER_PARTITION_STEP
 from queue_engine.domain.tasks import CANCELLED_WHILE_RUNNING
+
+MAX_DELAY_MS = MAX_DELAY_SECONDS * 1000
+"""Maximum time from a submission to the time before which its task does not begin."""
 
 EXPIRY_SLACK_MS = 2 * 86_400_000
 """Time that a task's data outlives its retention when the retention job does not run."""
@@ -94,6 +98,7 @@ CONSTANTS: dict[str, str | int] = {
     "MAX_BELLS": MAX_BELLS,
     "MAX_CANCEL_REQUESTS": MAX_CANCEL_REQUESTS,
     "CANCEL_REQUESTS_MS": CANCEL_REQUESTS_MS,
+    "MAX_DELAY_MS": MAX_DELAY_MS,
     "EXPIRY_SLACK_MS": EXPIRY_SLACK_MS,
     "CANCELLED_BEFORE_IT_STARTED": CANCELLED_BEFORE_IT_STARTED,
     "CANCELLED_WHILE_WAITING": CANCELLED_WHILE_WAITING,

@@ -82,6 +82,7 @@ class Started:
     max_attempts: int
     timeout_seconds: float
     created_at_ms: int
+    """Time of the submission, or the end of its delay."""
     started_at_ms: int
     number: int
     sealed_spec: bytes

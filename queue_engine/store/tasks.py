@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         | calls.EnqueueNotQueue
         | calls.EnqueueClosed
         | calls.EnqueueFull
+        | calls.EnqueueTooLate
         | calls.EnqueueLimited
         | calls.EnqueueWithin
     )
@@ -100,6 +102,8 @@ class Submission(StrEnum):
     NOT_QUEUE = "NOT_QUEUE"
     CLOSED = "CLOSED"
     FULL = "FULL"
+    TOO_LATE = "TOO_LATE"
+    """The time before which it must not begin is too far ahead."""
     LIMITED = "LIMITED"
     """The endpoint has got as many submissions in this second as it takes."""
 
@@ -168,6 +172,8 @@ class TaskStore:
             partition_index=keys.partition.index,
             execution_timeout=_optional_number(task.timeout_seconds),
             queue_ttl=_optional_number(task.queue_ttl_seconds),
+            delay_ms=None if task.delay_seconds is None else math.ceil(task.delay_seconds * 1000),
+            run_at_ms=task.run_at_ms,
             tag_names=" ".join(task.spec.tags) or None,
         )
 

@@ -22,13 +22,16 @@ TRANSIENT = {429, 500, 502, 503, 504}
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """One task to submit: what its container shall do, whether its result goes to the webhook, how long it may wait."""
+    """One task to submit: what its container shall do, whether its result goes to the webhook, how long it may wait,
+    and how long it must."""
 
     task_id: str
     input: dict[str, Any]
     webhook: bool = True
     ttl: float | None = None
     """Seconds that it may wait."""
+    delay: float | None = None
+    """Seconds before which it must not begin."""
 
 
 @dataclass
@@ -71,6 +74,8 @@ class Producer:
             body["webhook"] = self.webhook
         if plan.ttl is not None:
             body["queueTtlSeconds"] = plan.ttl
+        if plan.delay is not None:
+            body["delaySeconds"] = plan.delay
         text = json.dumps(body).encode()
         self.journal.write("submit", task=plan.task_id, do=plan.input["do"], webhook=plan.webhook, ttl=plan.ttl)
         tries = 0

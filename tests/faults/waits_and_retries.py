@@ -1,4 +1,4 @@
-"""Tasks whose time to wait runs out, and tasks that are run again by hand, while parts are killed."""
+"""Tasks whose time to wait runs out, that begin later, and that are run again by hand, while parts are killed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.faults.scenarios import STORE_GOAL_SECONDS, scenario
 from tests.faults.stage import Stage, kill
 
 TTL_SECONDS = 3.0
+DELAY_SECONDS = (1.0, 5.0)
 ORDER_SECONDS = 0.15
 """Between two orders: all of them take longer than some of the faults."""
 
@@ -51,6 +52,38 @@ async def queue_ttl(stage: Stage) -> None:
             await stage.until_all_work(time.monotonic())
     await stage.until(stage.all_ended, what="tasks do not end")
     await _check_that_what_had_begun_did_not_expire(stage)
+
+
+@scenario("delays", goal_seconds=STORE_GOAL_SECONDS)
+async def delays(stage: Stage) -> None:
+    """The store and all controllers are killed while tasks wait for their time: each runs, and none before it."""
+    server, rng = stage.engine.store_server, stage.rng
+    plans = [replace(plan, delay=rng.uniform(*DELAY_SECONDS)) for plan in stage.mix.quick_and_steady(60, 20, ms=100)]
+    await stage.load(plans, rate=80)
+    with stage.fault("kill store"):
+        await asyncio.to_thread(server.kill)
+        await stage.hold(0.5, 1.5)
+        await asyncio.to_thread(server.start)
+    controllers = [name for name in ("controller-1", "controller-2") if stage.engine.program(name).running]
+    for name in controllers:
+        await asyncio.to_thread(stage.engine.program(name).kill)
+    await stage.hold(*DELAY_SECONDS)  # some tasks are due while no controller runs
+    for name in controllers:
+        await asyncio.to_thread(stage.engine.start_role, name)
+    await stage.until(stage.all_ended, what="tasks with a delay do not end")
+    await _check_that_none_began_before_its_time(stage, plans)
+
+
+async def _check_that_none_began_before_its_time(stage: Stage, plans: Iterable[TaskPlan]) -> None:
+    due = await _fields(stage, plans, "run_at")
+    for task_id, at in due.items():
+        attempts = await stage.store.tasks.attempts(stage.endpoint_id, task_id)
+        if at is None:
+            stage.violations.append(f"{task_id} had no time before which it must not begin")
+        elif not attempts:
+            stage.violations.append(f"{task_id} never began")
+        elif attempts[0].started_at_ms < int(at):
+            stage.violations.append(f"{task_id} began {int(at) - attempts[0].started_at_ms} ms before its time")
 
 
 @scenario("retry by hand")

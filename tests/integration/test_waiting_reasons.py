@@ -49,7 +49,7 @@ async def waiting_of(api: RunningApi, endpoint_id: str, task_id: str, **query: i
 
 
 async def waits_for(api: RunningApi, endpoint_id: str, task_id: str, code: WaitingCode) -> dict[str, Any]:
-    """Wait until the task waits for this reason. What workers report may be some seconds old."""
+    """Wait until the task waits for this reason. Workers' reports may be some seconds old."""
     seen: list[Any] = []
 
     async def found() -> dict[str, Any] | None:
@@ -120,6 +120,16 @@ async def test_a_store_at_its_memory_limit_still_begins_tasks(api: RunningApi, v
         valkey_server.command("CONFIG", "SET", "maxmemory", "0")
     assert waiting is not None
     assert waiting["code"] == WaitingCode.NO_WORKERS
+
+
+async def test_a_task_whose_time_has_not_come(api: RunningApi, programs: Programs, container: HttpServer) -> None:
+    endpoint_id = await api.create_endpoint()
+    await agent_runs(api, programs, endpoint_id, container)
+    await submit(api, endpoint_id, "t1", delaySeconds=3600)
+    waiting = await waits_for(api, endpoint_id, "t1", WaitingCode.SCHEDULED)
+    assert waiting["message"] in ("The task is scheduled, and is queued in 60 min.",)
+    task = (await api.client.get(f"/v2/serverless/{endpoint_id}/tasks/t1")).json()["data"]
+    assert waiting["until"] == task["runAt"]
 
 
 async def test_a_retry_that_is_not_due(api: RunningApi, programs: Programs, container: HttpServer) -> None:

@@ -34,6 +34,8 @@ class ModelTask:
     turn: int = 1
     place: str = "new"
     """Place of a queued task: new or retry (its queue), or read."""
+    has_started: bool = False
+    """True if the task has had an attempt, so that it no longer waits with the new tasks."""
     attempts: int = 0
     lost: int = 0
     token: str = ""
@@ -67,6 +69,7 @@ class ModelTask:
     def start(self, token: str) -> None:
         self._note_lost()
         self.state, self.token, self.lost_token = "running", token, ""
+        self.has_started = True
         self.attempts += 1
         self.lease_is_over = self.is_listed = False
         self.latest = "running"
@@ -156,7 +159,8 @@ class ModelTask:
             self._end("expired")
             return "expired"
         if self.state == "scheduled" and self.wait_is_over:
-            self.queue("retry")
+            self.is_listed = self.has_deadline
+            self.queue("retry" if self.has_started else "new")
             return "promoted"
         return ""
 
@@ -242,10 +246,12 @@ class Model:
     alive: set[str] = field(default_factory=set)
     """Delivery processes with an unexpired lease."""
 
-    def submit(self, task_id: str, *, webhook: bool, has_deadline: bool) -> bool:
+    def submit(self, task_id: str, *, webhook: bool, has_deadline: bool, is_delayed: bool = False) -> bool:
         if task_id in self.tasks:
             return False
-        self.tasks[task_id] = ModelTask(webhook, has_deadline, is_listed=has_deadline)
+        task = self.tasks[task_id] = ModelTask(webhook, has_deadline, is_listed=has_deadline and not is_delayed)
+        if is_delayed:
+            task.state, task.place = "scheduled", ""
         return True
 
     def waiting(self, *places: str) -> list[str]:

@@ -117,14 +117,21 @@ class Lives(RuleBasedStateMachine):
     def submit(self, task_id: str) -> None:
         self.run(self._submit(task_id))
 
-    async def _submit(self, task_id: str) -> None:
+    @rule(task_id=tasks)
+    def submit_with_a_delay(self, task_id: str) -> None:
+        self.run(self._submit(task_id, delay_seconds=3600))
+
+    async def _submit(self, task_id: str, delay_seconds: float | None = None) -> None:
         webhook, ttl = task_id != "t1", 3600 if task_id in ("t1", "t2") else None
-        accepted = self.model.submit(task_id, webhook=webhook, has_deadline=ttl is not None)
+        accepted = self.model.submit(
+            task_id, webhook=webhook, has_deadline=ttl is not None, is_delayed=delay_seconds is not None
+        )
         submission = await self.bench.submit(
             task_id,
             spec=spec(webhook=webhook, tags=TAGS.get(task_id, ())),
             input=INPUTS[task_id],
             queue_ttl_seconds=ttl,
+            delay_seconds=delay_seconds,
         )
         assert submission is (Submission.ACCEPTED if accepted else Submission.DUPLICATE)
 

@@ -394,6 +394,30 @@ def test_a_large_output_is_cut() -> None:
     assert "x… (6002 more characters; --json prints all)" in shown
 
 
+@pytest.mark.parametrize(
+    ("option", "field", "value"),
+    [
+        (("--delay", "90.5"), "delaySeconds", 90.5),
+        (("--run-at", "10m"), "runAt", NOW_MS + 600_000),
+        (("--run-at", "2025-11-24T18:00:00"), "runAt", NOW_MS + 3_600_000),
+        (("--run-at", "2025-11-24T18:00:00Z"), "runAt", NOW_MS + 7_200_000),
+        (("--run-at", str(NOW_MS + 5)), "runAt", NOW_MS + 5),
+    ],
+)
+def test_a_task_is_submitted_for_later(option: tuple[str, str], field: str, value: float) -> None:
+    api = FakeApi({f"POST {TASKS}": {"taskId": "t1"}})
+    result = api.run("tasks", "submit", "7", "--port", "1", "--input", "1", *option)
+    assert result.exit_code == 0, result.output
+    assert api.body()[field] == value
+
+
+def test_a_time_that_cannot_be_read_is_refused() -> None:
+    result = FakeApi({}).run("tasks", "submit", "7", "--port", "1", "--input", "1", "--run-at", "soon")
+    assert (result.exit_code, result.stderr) == (
+        2, "error: --run-at: must be like 10m, 2h or 3d, an ISO 8601 time, or epoch milliseconds\n",
+    )  # fmt: skip
+
+
 REASON = {
     "code": "ALL_BUSY", "message": "1 task goes before it.", "since": NOW_MS - 5000, "until": None, "ahead": 1,
     "etaSeconds": 2.5, "approximate": False, "asOf": NOW_MS,

@@ -89,6 +89,8 @@ if TYPE_CHECKING:
         tags: list[str]
         execution_timeout_seconds: int | None
         queue_ttl_seconds: float | None
+        delay_seconds: float | None
+        run_at: int | None
 
 else:
     _Fields = create_model("_Fields", __base__=_Identity, **{one.asked: _member(one) for one in TASK_FIELDS})
@@ -104,7 +106,10 @@ class SubmitTask(_Fields):
     @classmethod
     def parse(cls, body: JsonObject) -> tuple[SubmitTask, list[FieldError]]:
         """Return the task and the field errors, as `parsed` does."""
-        return parsed(cls, body.values | body.raw)
+        task, errors = parsed(cls, body.values | body.raw)
+        if getattr(task, "run_at", None) is not None and getattr(task, "delay_seconds", None) is not None:
+            errors.append(("runAt", "must not be given together with delaySeconds"))
+        return task, errors
 
     def request(self, traceparent: str | None, name: str | None = None) -> TaskRequest:
         """Return the task to submit. `name` is the id of a task that has none."""
@@ -114,7 +119,14 @@ class SubmitTask(_Fields):
             values |= {"webhook": webhook.url, "webhook_destination": webhook.destination}
         spec = TaskSpec(**values, traceparent=traceparent)
         return TaskRequest(
-            self.task_id or name, spec, self.input, webhook, self.execution_timeout_seconds, self.queue_ttl_seconds
+            self.task_id or name,
+            spec,
+            self.input,
+            webhook,
+            execution_timeout_seconds=self.execution_timeout_seconds,
+            queue_ttl_seconds=self.queue_ttl_seconds,
+            delay_seconds=self.delay_seconds,
+            run_at_ms=self.run_at,
         )
 
 

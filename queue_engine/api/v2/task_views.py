@@ -76,6 +76,7 @@ class TaskView(_TaskFields):
     attempts: int = Field(description="Number of attempts, without those that do not count")
     execution_timeout_seconds: float = Field(description="Time limit of one attempt")
     queue_ttl_seconds: float | None = Field(description="Time limit of waiting in the queue; null: none")
+    run_at: int | None = Field(description="Time before which it does not begin, if one was given that was ahead")
     created_at: int = Field(description="Time of acceptance")
     updated_at: int = Field(description="Time of the last change")
     started_at: int | None = Field(description="Time at which its latest attempt began")
@@ -104,6 +105,7 @@ def task_view(task: Task, endpoint: Endpoint) -> dict[str, Any]:
         "attempts": task.attempts,
         "executionTimeoutSeconds": plain(task.timeout_seconds),
         "queueTtlSeconds": plain(task.queue_ttl_seconds),
+        "runAt": task.run_at_ms,
         "createdAt": task.created_at_ms,
         "updatedAt": task.updated_at_ms,
         "startedAt": task.started_at_ms,

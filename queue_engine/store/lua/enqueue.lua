@@ -1,13 +1,14 @@
 -- Accept a task, once for each task id. Not allowed at maxmemory, so that running tasks can still end.
 --
 -- flags: durable
--- keys of a task: endpoint, task, body, queue, created, live, counts, partition_counts, deadlines
+-- keys of a task: endpoint, task, body, queue, due, created, live, counts, partition_counts, deadlines
 -- arguments:
 --   fingerprint text (of the request), tenant text, spec_and_input bytes, spec_length integer,
 --   destination optional text (of its webhook, if any), partition_index integer,
 --   execution_timeout optional text (seconds; default: the endpoint's),
 --   queue_ttl optional text (seconds; default: the endpoint's),
---   tag_names optional text (with spaces between them)
+--   tag_names optional text (with spaces between them),
+--   delay_ms optional integer, run_at_ms optional integer (the task does not begin before)
 -- replies:
 --   OK
 --   EXISTS (the same request was accepted before)
@@ -16,6 +17,7 @@
 --   NOT_QUEUE
 --   CLOSED (the endpoint is stopped or failed)
 --   FULL
+--   TOO_LATE (the task would begin later than MAX_DELAY_MS from now)
 --   LIMITED: per_second integer (the endpoint's limit of submissions, which is reached)
 --   WITHIN: result text (OK, EXISTS or CONFLICT), per_second integer (the endpoint's limit of submissions), left integer
 local owner, mode, desired, failed, max_queued, max_attempts, timeout, ttl, max_submits = unpack(redis.call('HMGET', endpoint,
@@ -38,16 +40,27 @@ local queued, scheduled, counted_from = unpack(redis.call('HMGET', counts, 'queu
 if (tonumber(queued) or 0) + (tonumber(scheduled) or 0) >= tonumber(max_queued) then return { 'FULL' } end
 
 timeout, ttl = execution_timeout or timeout, queue_ttl or ttl
-local now = text(now_ms())
+local at = now_ms()
+local now, run_at = text(at), run_at_ms or (delay_ms and at + delay_ms)
+if run_at and run_at > at + MAX_DELAY_MS then return { 'TOO_LATE' } end
+local is_delayed = run_at and run_at > at
 local member, task_id = names_of(task)
 local seq = index_add('all', created, now, 't', task_id)
 local number = redis.call('HINCRBY', partition_counts, 'seq', 1) * TASKS_PER_PARTITION_STEP + partition_index
-local entry = redis.call('XADD', queue, '*', 't', task_id, 'n', seq)
+local state, place, value = 'queued', 'entry', nil
+if is_delayed then
+  state, place, value = 'scheduled', 'run_at', text(run_at)
+  redis.call('ZADD', due, value, member)
+else
+  value = redis.call('XADD', queue, '*', 't', task_id, 'n', seq)
+end
 -- A plain SET would search for an expiry to remove, in a table with a key for each ended task.
 if not redis.call('SET', body, spec_and_input, 'NX', 'KEEPTTL') then redis.call('SET', body, spec_and_input) end
-redis.call('HSET', task, 'state', 'queued', 'entry', entry, 'attempts', 0, 'lost', 0, 'created', now, 'updated', now,
+redis.call('HSET', task, 'state', state, place, value, 'attempts', 0, 'lost', 0, 'created', now, 'updated', now,
   'number', text(number), 'seq', seq, 'print', fingerprint, 'spec', spec_length, 'timeout', timeout, 'max', max_attempts)
-if ttl and ttl ~= '' then
+if ttl and ttl ~= '' and is_delayed then
+  redis.call('HSET', task, 'ttl', ttl) -- the time in the queue counts from the end of the delay (see promote.lua)
+elseif ttl and ttl ~= '' then
   local deadline = text(tonumber(now) + math.ceil(tonumber(ttl) * 1000))
   redis.call('HSET', task, 'ttl', ttl, 'deadline', deadline)
   redis.call('ZADD', deadlines, deadline, member)
@@ -55,8 +68,8 @@ end
 -- A longer value would make the hash no longer compact. Then only the spec has the destination.
 if destination then redis.call('HSET', task, 'webhook', #destination <= 64 and destination or '1') end
 redis.call('ZADD', live, seq, task_id)
-count_move(nil, 'queued')
-ring_bell()
+count_move(nil, state)
+if not is_delayed then ring_bell() end
 add_use('bytes', #spec_and_input + TASK_BYTES)
 if tag_names then add_tags(seq, task_id, tag_names) end
 if not counted_from then redis.call('HSET', counts, 'counted_from', seq) end

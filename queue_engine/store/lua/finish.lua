@@ -11,14 +11,15 @@
 local now = now_ms()
 local ended = {}
 local function finish(token, state_after, value)
-  local state, holder, created, started = unpack(redis.call('HMGET', task, 'state', 'token', 'created', 'started'))
+  local state, holder, created, started, run_at =
+    unpack(redis.call('HMGET', task, 'state', 'token', 'created', 'started', 'run_at'))
   if not state then return 'GONE' end
   if state ~= 'running' or holder ~= token then
     if TERMINAL[state] and holder == token then return 'ALREADY' end
     if not readopt(task, token, now) then return 'FENCED' end
   end
   record_end(ended, now, state_after, value)
-  return 'OK', created, started
+  return 'OK', run_at or created, started
 end
 
 local words = {}

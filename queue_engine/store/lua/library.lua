@@ -880,7 +880,7 @@ local function run_task_again(call_id)
   add_use('bytes', redis.call('STRLEN', body) + TASK_BYTES)
   for _, key in ipairs({ task, body, history, attempts_log }) do redis.call('PERSIST', key) end
   -- Remove the deadline too, because it counted from the first submission and would expire the task.
-  redis.call('HDEL', task, 'deadline', 'ttl', 'finished', 'fin', 'result_at', 'token', 'retry_token', 'cancel', 'resets',
+  redis.call('HDEL', task, 'deadline', 'ttl', 'run_at', 'finished', 'fin', 'result_at', 'token', 'retry_token', 'cancel', 'resets',
     'busy_since', 'busy_tries', 'spared', 'delivery', 'delivery_attempts', 'delivery_error', 'delivered', 'next_delivery',
     'delivery_parked')
   local _, task_id = names_of(task)

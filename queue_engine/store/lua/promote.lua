@@ -1,7 +1,8 @@
--- Queue a scheduled task whose wait is over.
+-- Queue a scheduled task whose wait is over. Before its first run it waits with the new tasks, and the time limit of its waiting
+-- counts from now.
 --
 -- flags: allow-oom
--- keys of a task: task, due, retry_queue
+-- keys of a task: task, due, retry_queue, queue, counts, deadlines
 -- replies:
 --   QUEUED
 --   OK (no change: the task is not due, or not scheduled)
@@ -10,8 +11,20 @@ local member, task_id = names_of(task)
 local due_at = tonumber(redis.call('ZSCORE', due, member) or '')
 if due_at == nil or due_at > now then return { 'OK' } end
 redis.call('ZREM', due, member)
-if redis.call('HGET', task, 'state') ~= 'scheduled' then return { 'OK' } end
-local entry = redis.call('XADD', retry_queue, '*', 't', task_id)
+local state, started, ttl = unpack(redis.call('HMGET', task, 'state', 'started', 'ttl'))
+if state ~= 'scheduled' then return { 'OK' } end
+local entry = nil
+if started then
+  entry = redis.call('XADD', retry_queue, '*', 't', task_id)
+else
+  -- The entries' numbers rise along the queue (see why.lua), so it has that of the latest submission.
+  entry = redis.call('XADD', queue, '*', 't', task_id, 'n', redis.call('HGET', counts, 'seq:all'))
+  if ttl then
+    local deadline = text(now + math.ceil(tonumber(ttl) * 1000))
+    redis.call('HSET', task, 'deadline', deadline)
+    redis.call('ZADD', deadlines, deadline, member)
+  end
+end
 redis.call('HSET', task, 'state', 'queued', 'entry', entry, 'updated', text(now))
 count_move('scheduled', 'queued')
 ring_bell()

@@ -44,8 +44,8 @@ elseif cost == 'busy' then
   local attempts, base, lost, max = unpack(redis.call('HMGET', task, 'attempts', 'base', 'lost', 'max'))
   if attempts - (base or 0) - lost >= tonumber(max) then
     end_task(now, 'running', 'failed', last_error)
-    local created, started = unpack(redis.call('HMGET', task, 'created', 'started'))
-    return { 'FAILED', created, started, text(now) }
+    local created, started, run_at = unpack(redis.call('HMGET', task, 'created', 'started', 'run_at'))
+    return { 'FAILED', run_at or created, started, text(now) }
   end
 end
 local member, task_id = names_of(task)

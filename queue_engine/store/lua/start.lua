@@ -19,9 +19,9 @@ local moved, bytes, new_leases, acknowledged = 0, 0, {}, {}
 
 local function start(entry_id, token, address, is_ahead)
   local state, entry, holder, lost_token, deadline, updated, attempt, max, timeout, created, started, number, spec, lost,
-    resets, base, busy_tries, has_history, noted, spared = unpack(redis.call('HMGET', task, 'state', 'entry', 'token',
+    resets, base, busy_tries, has_history, noted, spared, run_at = unpack(redis.call('HMGET', task, 'state', 'entry', 'token',
       'lost_token', 'deadline', 'updated', 'attempts', 'max', 'timeout', 'created', 'started', 'number', 'spec', 'lost',
-      'resets', 'base', 'busy_tries', 'history', 'noted', 'spared'))
+      'resets', 'base', 'busy_tries', 'history', 'noted', 'spared', 'run_at'))
   if is_compared and is_of_another(stream, entry_id, task) then return 'STALE' end
   local repeated = state == 'running' and holder == token
   -- The entry's id alone does not identify the queue in which the task waits, because both queues may use the same id.
@@ -49,7 +49,7 @@ local function start(entry_id, token, address, is_ahead)
   end
   local spec_and_input = redis.call('GET', body) or ''
   bytes = bytes + #spec_and_input
-  return 'OK', attempt, max, timeout, created, started, number, spec, spec_and_input, lost, resets or '0', base or '0',
+  return 'OK', attempt, max, timeout, run_at or created, started, number, spec, spec_and_input, lost, resets or '0', base or '0',
     busy_tries or '0', has_history and '1' or ''
 end
 

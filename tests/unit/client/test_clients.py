@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import httpx
@@ -54,6 +55,20 @@ async def test_both_clients_send_the_same_requests() -> None:
         ("GET", "/v2/serverless/7/tasks/t1?wait=50", None),
     ]
     assert {request.headers["X-Api-Key"] for request in (*sync_seen, *async_seen)} == {"key"}
+
+
+def test_a_time_of_python_is_sent_with_its_offset() -> None:
+    seen: list[httpx.Request] = []
+    moment = datetime(2026, 1, 31, 12, tzinfo=timezone(timedelta(hours=1)))
+    with Client("http://api:1", "key", transport=httpx.MockTransport(answering(seen))) as client:
+        client.endpoint("7").submit(1, run_at=moment)
+        client.endpoint("7").submit(1, run_at=1_800_000_000_000)
+        client.endpoint("7").submit(1, delay_seconds=2.5)
+        with pytest.raises(ValueError, match="run_at: must have a time zone"):
+            client.endpoint("7").submit(1, run_at=moment.replace(tzinfo=None))
+    bodies = [json.loads(one.content) for one in seen if one.method == "POST"]
+    assert [body.get("runAt") for body in bodies] == ["2026-01-31T11:00:00+00:00", 1_800_000_000_000, None]
+    assert bodies[2]["delaySeconds"] == 2.5
 
 
 async def test_both_clients_tell_why_a_task_waits() -> None:
