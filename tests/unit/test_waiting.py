@@ -211,7 +211,7 @@ def test_the_time_of_a_worker_that_takes_long_to_report_is_the_lease() -> None:
         (Line(is_new=True, depth=50, other_depth=0, own=540, first=500, last=599), 20, False),
         (Line(is_new=True, depth=50, other_depth=0, own=500, first=500, last=599), 0, False),
         (Line(is_new=True, depth=50, other_depth=0, own=599, first=500, last=599), 49, False),
-        # No more tasks can be before it than there are numbers before its own.
+        # There are at most as many tasks before it as numbers before its own.
         (Line(is_new=True, depth=99, other_depth=0, own=501, first=500, last=599), 1, False),
         # More tasks than numbers, because many were retried by hand.
         (Line(is_new=True, depth=101, other_depth=0, own=502, first=500, last=502), 100, False),
