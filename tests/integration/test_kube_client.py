@@ -16,7 +16,7 @@ from aiohttp import web
 
 from queue_engine.backends.kubernetes import kube_client
 from queue_engine.backends.kubernetes.kube_api import ClientApi, KubeError, KubeUnavailable, Owner
-from queue_engine.backends.kubernetes.kube_client import ClusterAccess
+from queue_engine.backends.kubernetes.kube_client import Clients, ClusterAccess
 from tests.integration.certificates import Authority
 from tests.ports import free_port
 
@@ -261,6 +261,21 @@ async def test_a_token_that_stays_wrong_is_not_read_again_at_each_call(api: Clie
         with pytest.raises(KubeError):
             await api.list_events("u", 5)
     assert len(server.requests) == 3
+
+
+async def test_refused_credentials_that_cannot_be_read_are_not_read_at_each_call(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 1000.0
+    path = embedded(tmp_path, free_port(), "first")
+    clients = Clients(ClusterAccess("here", "workers", path), clock=lambda: now)
+    async with clients.client() as client:
+        path.write_text("{ half of a fi")
+        for _ in range(3):
+            now += kube_client.RENEWAL_SECONDS / 2
+            assert not await clients.renew(client)
+    assert caplog.text.count("cannot be read again") == 1
+    await clients.aclose()
 
 
 async def test_a_watch_goes_on_when_the_credentials_are_read_again(server: Server, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -87,6 +88,8 @@ class Clients:
         """Earlier clients with requests in progress."""
         self._unreadable: Stamp | None = None
         """The files that could not be read, so that they are not read again before they change."""
+        self._renewed_at = -math.inf
+        """Time of the latest try to replace refused credentials."""
         self._making = asyncio.Lock()
 
     @asynccontextmanager
@@ -105,8 +108,9 @@ class Clients:
     async def renew(self, refused: Client) -> bool:
         """Return True if there is another client than the one whose credentials the server has refused."""
         async with self._making:
-            is_young = self._clock() - refused.made_at < RENEWAL_SECONDS
-            if self._current is refused and not is_young:
+            now = self._clock()
+            if self._current is refused and now - max(refused.made_at, self._renewed_at) >= RENEWAL_SECONDS:
+                self._renewed_at = now
                 await self._replace(self._access.stamp)
             return self._current is not refused
 
