@@ -76,7 +76,8 @@ def explain_refusal(error: KubeError) -> Explanation:
     if error.status == _FORBIDDEN and _QUOTA_WORDS in str(error):
         return Explanation(Phase.WAITING, f"waits for the quota of the namespace: {error}")
     if error.is_transient:
-        return Explanation(Phase.STARTING, f"the cluster does not take it yet: {error}")
+        # Waiting, because a start that is refused must take no place that others could start in.
+        return Explanation(Phase.WAITING, f"the cluster does not take it yet: {error}")
     return Explanation(Phase.ENDED, f"the cluster refuses the worker: {error}", retry_helps=error.status != _INVALID)
 
 

@@ -412,6 +412,18 @@ async def test_an_error_of_the_choice_of_a_place_ends_its_start_and_no_other(
     await seen(backend, "w2", Phase.RUNNING)
 
 
+@pytest.mark.parametrize("status", [0, 401, 409, 500, 503])
+async def test_a_start_that_is_refused_for_a_passing_reason_waits_and_takes_no_place_of_others(
+    backend: KubernetesBackend, kube: FakeKube, status: int
+) -> None:
+    kube.refusals["create_pod"] = [KubeError(status, "failed calling webhook")] * 100
+    await backend.start(spec_for("w1"))
+    one = await seen(backend, "w1", Phase.WAITING, "the cluster does not take it yet: failed calling webhook")
+    assert one.retry_helps
+    kube.refusals.clear()
+    await seen(backend, "w1", Phase.RUNNING)
+
+
 async def test_a_credential_that_the_cluster_refuses_fails_no_worker(
     backend: KubernetesBackend, kube: FakeKube, monkeypatch: pytest.MonkeyPatch
 ) -> None:
