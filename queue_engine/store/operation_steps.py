@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -18,6 +19,8 @@ from queue_engine.store.task_scan import TaskScan
 
 STEP_TASKS = 250
 """Maximum number of tasks that a step changes."""
+CHANGED_AT_ONCE = 32
+"""Number of tasks that are changed in one round trip. While the queue is full, a step tries no more of them."""
 CHANGED = ("OK", "CANCELLED", "REQUESTED")
 """Results for tasks that were changed, as in library.lua."""
 
@@ -68,19 +71,7 @@ class OperationSteps:
                 return None
             is_complete, todo = planned, await self._todo(keys, operation_id, limit)
         states = sorted(filters.states) if filters is not None else []
-        change = self._change(TaskAction(action))
-        replies = await asyncio.gather(
-            *(
-                change(
-                    keys.of_task(task_id),
-                    operation=keys.operation(operation_id),
-                    todo=keys.todo(operation_id),
-                    states=states,
-                )
-                for task_id in todo
-            )
-        )
-        results = Counter(reply.result for reply in replies if reply.word == "OK")
+        results = await self._changed(keys, operation_id, TaskAction(action), todo, states)
         left = results.pop("FULL", 0), results.pop("CLOSED", 0)
         return OperationStep(
             TaskAction(action),
@@ -90,6 +81,26 @@ class OperationSteps:
             is_closed=left[1] > 0,
             is_complete=is_complete and not any(left) and len(todo) < limit,
         )
+
+    async def _changed(
+        self, keys: EndpointKeys, operation_id: str, action: TaskAction, todo: Sequence[str], states: Sequence[str]
+    ) -> Counter[str]:
+        """Change tasks, and return the number of them by result. A task that must wait ends the work on the others."""
+        change, results = self._change(action), Counter[str]()
+        for first in range(0, len(todo), CHANGED_AT_ONCE):
+            calls = (
+                change(
+                    keys.of_task(task_id),
+                    operation=keys.operation(operation_id),
+                    todo=keys.todo(operation_id),
+                    states=states,
+                )
+                for task_id in todo[first : first + CHANGED_AT_ONCE]
+            )
+            results.update(reply.result for reply in await asyncio.gather(*calls) if reply.word == "OK")
+            if "FULL" in results or "CLOSED" in results:
+                break
+        return results
 
     async def _todo(self, keys: EndpointKeys, operation_id: str, limit: int) -> list[str]:
         return [name.decode() for name in await self._redis.zrange(keys.todo(operation_id), 0, limit - 1)]

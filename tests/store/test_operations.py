@@ -273,6 +273,9 @@ async def test_retries_wait_for_room_in_the_queue(bench: Bench) -> None:
     await bench.probe.ask("HSET", bench.keys.endpoint, "max_queued", 2)
     await start(bench, operation(TaskAction.RETRY, FAILED))
     assert counts(await run(bench, limit=3)) == ("running", 3, 2, 0, 0)
+    step = await bench.store.operation_steps.step(bench.endpoint_id, "op1", limit=3)
+    assert step is not None
+    assert (step.is_waiting, step.changed, step.is_complete) == (True, 0, False)
     agent = bench.agent()
     for _ in range(2):
         await bench.settle(agent, await bench.start(agent), Failed("again"))
