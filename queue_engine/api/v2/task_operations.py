@@ -19,13 +19,13 @@ from queue_engine.api.http.services import Services
 from queue_engine.api.v2.endpoints import ENDPOINT_ID
 from queue_engine.api.v2.fields import RequestModel, names_of, parsed
 from queue_engine.api.v2.pages import page_in, page_parameters, page_view
-from queue_engine.api.v2.task_filters import FILTERS, filters_of
+from queue_engine.api.v2.task_filters import FILTERS, filter_parameters, filters_of
 from queue_engine.api.v2.waits import TaskId
 from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
 from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.field_types import matching
 from queue_engine.domain.principals import Right
-from queue_engine.domain.task_filters import TaskFilters
+from queue_engine.domain.task_filters import FilterKind, TaskFilters
 from queue_engine.domain.task_operations import (
     MAX_GIVEN_TASKS,
     OPERATION_ID_RULE,
@@ -36,6 +36,7 @@ from queue_engine.domain.task_operations import (
     TaskOperation,
     is_operation_id,
 )
+from queue_engine.domain.tasks import TaskState
 from queue_engine.engine.endpoints import Page
 from queue_engine.engine.operations import OperationOrder
 
@@ -43,6 +44,19 @@ TAG = "operations"
 _ID = "[A-Za-z0-9_]{1,64}"
 _IDS = frozenset({"taskIds"})
 OPERATION_ID = in_path("operationId", "Id of an operation", {"type": "string", "pattern": f"^{_ID}$"})
+_STATES: dict[str, Any] = {"type": "array", "items": {"type": "string", "enum": list(TaskState)}, "minItems": 1}
+
+
+def _filter_schemas() -> dict[str, Any]:
+    """Return the schemas of the filters in a body, where states may be a list."""
+    schemas = {str(one["name"]): (one["description"], one["schema"]) for one in filter_parameters()}
+    kinds = {name: one.definition.kind for name, one in FILTERS.items()}
+    return {
+        name: {"description": text, "anyOf": [schema, *([_STATES] if kinds[name] is FilterKind.STATES else [])]}
+        for name, (text, schema) in schemas.items()
+    }
+
+
 _EXAMPLE: JsonDict = {"action": "retry", "filter": {"state": "failed", "errorContains": "CUDA out of memory"}}
 
 
@@ -58,6 +72,7 @@ class StartOperation(RequestModel):
         None,
         description="Filters of the list of tasks, by their names; at least one. Tasks that are submitted later than "
         "the request do not match",
+        json_schema_extra={"properties": _filter_schemas(), "minProperties": 1, "additionalProperties": False},
     )
     task_ids: Annotated[list[TaskId], Field(min_length=1, max_length=MAX_GIVEN_TASKS)] | None = Field(
         None, description="Ids of the tasks; an id that is repeated counts once"
