@@ -120,6 +120,25 @@ async def test_the_place_in_a_long_queue_follows_from_the_places_among_all_tasks
         assert ahead_of(line) == (number, True)
 
 
+async def test_the_place_of_a_submitted_task_is_exact(bench: Bench) -> None:
+    for number in range(MANY):
+        await bench.submit(f"t{number}")
+    for number in (0, 1, MANY // 2, MANY - 1):
+        line = await line_of(bench, f"t{number}")
+        assert line.before is None
+        assert ahead_of(line) == (number, True)
+
+
+async def test_a_task_whose_delay_is_over_is_behind_the_tasks_before_it(bench: Bench) -> None:
+    await bench.submit("later", delay_seconds=60)
+    for number in range(MANY):
+        await bench.submit(f"t{number}")
+    await bench.make_due("later")
+    await bench.sweep()
+    ahead, _ = ahead_of(await line_of(bench, "later"))
+    assert ahead == MANY
+
+
 async def test_the_place_behind_tasks_that_left_out_of_turn_is_an_estimate(bench: Bench) -> None:
     await replace_entries(bench, [(f"{100 + number**2}-0", 500 + 2 * number) for number in range(MANY)])
     for number in (0, 1, MANY // 2, MANY - 1):
