@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from queue_engine.cli.raw_members import Members, split_members
 from queue_engine.domain.ids import is_endpoint_id
@@ -18,12 +18,15 @@ from queue_engine.domain.ids import is_endpoint_id
 if TYPE_CHECKING:
     import httpx
 
-    from queue_engine.client.exchange import Request, Response
+    from queue_engine.client.errors import ApiError
+    from queue_engine.client.exchange import Flow, Request, Response
 
 ENDPOINTS = "v2/serverless"
 BUSY_STATUSES = frozenset({429, 503})
 LINE_SECONDS = 60.0
 """Time without a byte after which a response of lines counts as lost. The API sends empty lines meanwhile."""
+
+T = TypeVar("T")
 
 Query = Mapping[str, str | int | None]
 
@@ -159,6 +162,30 @@ class Api:
         except httpx.HTTPError as error:
             raise Unreachable(lost(error, str(self._http.base_url)).message) from None
 
+    def run(self, flow: Flow[T], pause: Callable[[float], None]) -> T:
+        """Run an operation of `queue_engine.client`, with its own retries, and return its result."""
+        import httpx
+
+        from queue_engine.client.connection import lost, received, sent
+        from queue_engine.client.errors import ApiError
+
+        try:
+            request = next(flow)
+            while True:
+                if request.after > 0:
+                    pause(request.after)
+                try:
+                    response = received(self._http.request(**sent(request)))
+                except httpx.HTTPError as error:
+                    request = flow.throw(lost(error, str(self._http.base_url)))
+                else:
+                    request = flow.send(response)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        except ApiError as error:
+            raise refusal_of(error) from None
+
     def endpoint_id(self, id_or_name: str) -> str:
         """Return the id of the endpoint with this id or name. A name begins with a letter, so it cannot be an id."""
         if is_endpoint_id(id_or_name):
@@ -196,6 +223,13 @@ class Api:
 
     def _foreign(self, response: Response, why: str) -> Unreachable:
         return Unreachable(f"{self._http.base_url} is not the API: it responds HTTP {response.status}, {why}")
+
+
+def refusal_of(error: ApiError) -> CommandError:
+    """Return an error of the client as one of a command."""
+    if error.status is None:
+        return Unreachable(error.message)
+    return Refused(error.message, status=error.status, retry_after_seconds=error.retry_after)
 
 
 @contextmanager

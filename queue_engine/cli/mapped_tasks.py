@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from queue_engine.cli.client import ENDPOINTS, Data, WrongUse
-from queue_engine.cli.command import Session
+from queue_engine.cli.client import ENDPOINTS, Data, WrongUse, refusal_of
+from queue_engine.cli.command import PATIENCE_SECONDS, Session
 from queue_engine.cli.raw_members import split_items, split_members
+from queue_engine.client.batches import submit_group
 from queue_engine.client.calls import WAIT_SECONDS
-from queue_engine.client.mapping import MapItem, Pending, TaskMap
+from queue_engine.client.exchange import Patience
+from queue_engine.client.mapping import MapItem, TaskMap
 from queue_engine.client.models import TaskInfo
 from queue_engine.client.progress import MapProgress
 
@@ -82,8 +84,8 @@ class Mapped:
         failed = 0
         with MapProgress(inputs, shown=True) as bar:
             while not tasks.is_done:
-                while (pending := tasks.take()) is not None:
-                    self._submit(pending)
+                while group := tasks.take_group(self._line_of):
+                    self._submit(group)
                 for item in tasks.results():
                     bar.ended(item)
                     failed += item.error is not None
@@ -92,10 +94,21 @@ class Mapped:
                     tasks.note_all(self._ended(asked), asked=asked)
         return failed
 
-    def _submit(self, pending: Pending) -> None:
-        fields = json.dumps({**self.fields, "taskId": pending.task_id}).encode()
-        body = fields[:-1] + b', "input": ' + pending.input + b"}"  # unchanged, so that no number loses digits
-        self.session.patiently(lambda: self.session.api.send("POST", ENDPOINTS, self.endpoint_id, "tasks", body=body))
+    def _line_of(self, given: bytes, task_id: str) -> bytes:
+        """Return the line of a task. Its input is unchanged, so that no number loses digits."""
+        fields = json.dumps({**self.fields, "taskId": task_id}).encode()
+        return fields[:-1] + b', "input": ' + given + b"}"
+
+    def _submit(self, lines: Sequence[bytes]) -> None:
+        """Submit tasks. Raises Refused for the first that is rejected."""
+        session = self.session
+
+        def patience() -> Patience:
+            return Patience.of(PATIENCE_SECONDS, session.monotonic)
+
+        for item in session.api.run(submit_group(self.endpoint_id, lines, patience), session.pause):
+            if item.error is not None:
+                raise refusal_of(item.error)
 
     def _ended(self, asked: list[str]) -> list[TaskInfo]:
         body = json.dumps({"taskIds": asked, "wait": WAIT_SECONDS}).encode()

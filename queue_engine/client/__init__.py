@@ -26,6 +26,8 @@ from queue_engine.client.errors import (
 from queue_engine.client.mapping import MapItem
 from queue_engine.client.models import (
     Attempt,
+    Batch,
+    BatchItem,
     Delivery,
     EndpointInfo,
     LogLine,
@@ -46,6 +48,8 @@ __all__ = [
     "AsyncOperation",
     "AsyncTask",
     "Attempt",
+    "Batch",
+    "BatchItem",
     "Client",
     "ClientError",
     "Conflict",

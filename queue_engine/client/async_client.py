@@ -11,12 +11,15 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 
 from queue_engine.client import calls
+from queue_engine.client.batches import TaskLines, batch_of, groups_of, submit_group
 from queue_engine.client.connection import Connection, lost, received, sent
 from queue_engine.client.exchange import Flow, Patience, Request, call, path_of
 from queue_engine.client.fields import CreateFields, SubmitFields, TaskFilterFields, UpdateFields
-from queue_engine.client.mapping import DEFAULT_WINDOW, MapItem, TaskMap
+from queue_engine.client.mapping import DEFAULT_WINDOW, MapItem, TaskMap, check_batch_id, task_id_at
 from queue_engine.client.models import (
     Attempt,
+    Batch,
+    BatchItem,
     Delivery,
     EndpointInfo,
     LogLine,
@@ -164,6 +167,28 @@ class AsyncEndpoint:
         await self._client.run(calls.submit(await self.id(), body, self._client.patience()))
         return AsyncTask(self, task_id)
 
+    async def batch(
+        self,
+        inputs: Iterable[Any],
+        *,
+        path: str = "/",
+        port: int | None = None,
+        batch_id: str | None = None,
+        **fields: Unpack[SubmitFields],
+    ) -> Batch:
+        """Submit a task for each input, and return their results without waiting for the ends of the tasks.
+
+        Each task is accepted or rejected by itself. Tasks that the API cannot take now are sent again. With a
+        `batch_id` (1–64 of `[A-Za-z0-9_]`), the same call after an interruption submits no task twice.
+        """
+        check_batch_id(batch_id)
+        lines = await self._lines(path, port, fields)
+        items: list[BatchItem] = []
+        for group in groups_of(lines.of(value, task_id_at(index, batch_id)) for index, value in enumerate(inputs)):
+            results = await self._client.run(submit_group(await self.id(), group, self._client.patience))
+            items += [item.model_copy(update={"index": len(items) + item.index}) for item in results]
+        return batch_of(items)
+
     def task(self, task_id: str) -> AsyncTask:
         """Return the task with this id. It is not looked up."""
         return AsyncTask(self, task_id)
@@ -276,10 +301,11 @@ class AsyncEndpoint:
         tasks that were submitted before are not run again. `progress` shows a progress bar on a terminal.
         """
         tasks = TaskMap(inputs, window=window, ordered=ordered, batch_id=batch_id)
+        lines = await self._lines(path, port, fields)
         with MapProgress(inputs, shown=progress) as bar:
             while True:
-                while (pending := tasks.take()) is not None:
-                    await self.submit(pending.input, path=path, task_id=pending.task_id, port=port, **fields)
+                while group := tasks.take_group(lines.of):
+                    await self._submit(group)
                 for item in tasks.results():
                     bar.ended(item)
                     yield item
@@ -343,6 +369,16 @@ class AsyncEndpoint:
 
     def patience(self, seconds: float | None = None) -> Patience:
         return self._client.patience(seconds)
+
+    async def _lines(self, path: str, port: int | None, fields: SubmitFields) -> TaskLines:
+        """Return what makes the lines of tasks with these fields."""
+        return TaskLines({**fields, "process_uri": path, "worker_port": await self._port_of(port)})
+
+    async def _submit(self, lines: Sequence[bytes]) -> None:
+        """Submit the tasks of a map. Raises the error of the first task that is rejected."""
+        for item in await self._client.run(submit_group(await self.id(), lines, self._client.patience)):
+            if item.error is not None:
+                raise item.error
 
     async def _port_of(self, port: int | None) -> int:
         if port is None and self._port is None:

@@ -61,9 +61,15 @@ def endpoint_of(id_or_name: str, patience: Patience) -> Flow[EndpointInfo]:
 
 def submit(endpoint_id: str, task: Mapping[str, Any], patience: Patience) -> Flow[None]:
     """Submit a task. Its `task_id` makes the request repeatable. Raises ValueError for a `run_at` without an offset."""
+    request = Request("POST", path_of(endpoint_id, "tasks"), body=submission_of(task))
+    yield from call(request, patience)
+
+
+def submission_of(task: Mapping[str, Any]) -> bytes:
+    """Return the body of a submission. Raises ValueError for a `run_at` without an offset."""
     if isinstance(run_at := task.get("run_at"), datetime):
         task = {**task, "run_at": _parameter("run_at", run_at)}
-    yield from call(Request("POST", path_of(endpoint_id, "tasks"), body=body_of(task)), patience)
+    return body_of(task)
 
 
 def read(endpoint_id: str, task_id: str, patience: Patience) -> Flow[TaskInfo]:

@@ -58,7 +58,7 @@ def sent(request: Request) -> dict[str, Any]:
         "url": request.path,
         "params": dict(request.query) or None,
         "content": request.body,
-        "headers": {} if request.body is None else {"Content-Type": "application/json"},
+        "headers": {} if request.body is None else {"Content-Type": request.content_type},
         "timeout": httpx.Timeout(request.timeout, connect=CONNECT_SECONDS),
     }
 

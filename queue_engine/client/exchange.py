@@ -39,6 +39,7 @@ class Request:
     timeout: float = RESPONSE_SECONDS
     """Seconds without a byte of the response after which it counts as lost."""
     after: float = 0.0
+    content_type: str = "application/json"
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def call(request: Request, patience: Patience) -> Flow[Any]:
             return data_of((yield request))
         except ApiError as error:
             failures += 1
-            delay = patience.delay(error, failures) if _may_help(error, request) else None
+            delay = patience.delay(error, failures) if may_help(error, request) else None
             if delay is None:
                 raise
             request = replace(request, after=delay)
@@ -127,7 +128,7 @@ def data_of(response: Response) -> Any:
     raise api_error(message, status=response.status, code=code, retry_after=response.retry_after)
 
 
-def _may_help(error: ApiError, request: Request) -> bool:
+def may_help(error: ApiError, request: Request) -> bool:
     """Return True if the same request may succeed a little later, and no harm comes from sending it again."""
     if isinstance(error, NotSent | QueueFull) or error.status == 503:  # the API has done nothing
         return True

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from queue_engine.client.batches import MAX_BYTES, MAX_LINES
 from queue_engine.client.calls import MAX_TOGETHER, new_task_id
 from queue_engine.client.errors import TaskFailed, task_failure
 from queue_engine.client.models import TaskInfo
@@ -15,6 +17,8 @@ from queue_engine.client.models import TaskInfo
 DEFAULT_WINDOW = 256
 """Tasks that are under way at the same time."""
 MAX_WINDOW = 10_000
+GROUP_SECONDS = 0.05
+"""Time after which inputs that were read are submitted, although more would fit into the request."""
 BATCH_ID = r"[A-Za-z0-9_]{1,64}"
 
 
@@ -46,14 +50,33 @@ class Pending:
     task_id: str
 
 
+def check_batch_id(batch_id: str | None) -> None:
+    """Raise ValueError for a text that is no batch id."""
+    if batch_id is not None and re.fullmatch(BATCH_ID, batch_id) is None:
+        raise ValueError("batch_id: must be 1–64 of [A-Za-z0-9_]")
+
+
+def task_id_at(index: int, batch_id: str | None) -> str:
+    """Return the id of the task for the input at this place, from 0."""
+    return new_task_id() if batch_id is None else f"{batch_id}_{index + 1}"
+
+
 class TaskMap:
     """The tasks of a `map`. At most `window` inputs are submitted and not yet yielded."""
 
-    def __init__(self, inputs: Iterable[Any], *, window: int, ordered: bool, batch_id: str | None) -> None:
+    def __init__(
+        self,
+        inputs: Iterable[Any],
+        *,
+        window: int,
+        ordered: bool,
+        batch_id: str | None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         if not 1 <= window <= MAX_WINDOW:
             raise ValueError(f"window: must be 1–{MAX_WINDOW}")
-        if batch_id is not None and re.fullmatch(BATCH_ID, batch_id) is None:
-            raise ValueError("batch_id: must be 1–64 of [A-Za-z0-9_]")
+        check_batch_id(batch_id)
+        self._monotonic = monotonic
         self._inputs = enumerate(inputs)
         self._window = window
         self._ordered = ordered
@@ -72,9 +95,24 @@ class TaskMap:
         except StopIteration:
             self._exhausted = True
             return None
-        task_id = new_task_id() if self._batch_id is None else f"{self._batch_id}_{index + 1}"
+        task_id = task_id_at(index, self._batch_id)
         pending = self._pending[task_id] = Pending(index, value, task_id)
         return pending
+
+    def take_group(self, line_of: Callable[[Any, str], bytes]) -> list[bytes]:
+        """Return the lines of the next inputs to submit together; none if the window is full or all were taken.
+
+        Inputs that come slowly do not wait for each other: a group ends after GROUP_SECONDS.
+        """
+        lines: list[bytes] = []
+        size, until = 0, self._monotonic() + GROUP_SECONDS
+        while len(lines) < MAX_LINES and size < MAX_BYTES and (pending := self.take()) is not None:
+            line = line_of(pending.input, pending.task_id)
+            lines.append(line)
+            size += len(line)
+            if self._monotonic() >= until:
+                break
+        return lines
 
     def waiting(self) -> list[str]:
         """Return ids of tasks under way, at most as many as one request waits for."""

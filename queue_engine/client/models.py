@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from queue_engine.client.errors import ApiError, api_error
+
 
 class View(BaseModel):
     """Base of all of them."""
@@ -76,6 +78,44 @@ class TaskInfo(View):
     @property
     def has_succeeded(self) -> bool:
         return self.status in ("SUCCESS", "DELIVERED")
+
+
+class BatchItem(View):
+    """The result of one task of a batch."""
+
+    index: int
+    """Place of the task among those that were given, from 0."""
+    task_id: str | None = None
+    """None if the task is rejected before its id was read."""
+    result: str
+    """accepted, duplicate (the same task was accepted before) or rejected."""
+    code: int
+    message: str
+
+    @property
+    def error(self) -> ApiError | None:
+        """The error that the submission of this task alone would raise; None if it was accepted."""
+        if self.result != "rejected":
+            return None
+        return api_error(self.message, status=_STATUSES.get(self.code, 400), code=self.code, retry_after=None)
+
+    @property
+    def is_refused_for_now(self) -> bool:
+        """True if the same task may be accepted later."""
+        return self.result == "rejected" and self.code in (429, 10002)
+
+
+_STATUSES = {10001: 400, 10002: 503, 12001: 409, 14000: 404, 24000: 409, 429: 429}
+"""HTTP statuses of the codes of a single submission."""
+
+
+class Batch(View):
+    """The results of `batch`."""
+
+    accepted: int
+    duplicate: int
+    rejected: int
+    items: list[BatchItem]
 
 
 class TaskCounts(View):

@@ -10,12 +10,15 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 
 from queue_engine.client import calls
+from queue_engine.client.batches import TaskLines, batch_of, groups_of, submit_group
 from queue_engine.client.connection import Connection, lost, received, sent
 from queue_engine.client.exchange import Flow, Patience, Request, call, path_of
 from queue_engine.client.fields import CreateFields, SubmitFields, TaskFilterFields, UpdateFields
-from queue_engine.client.mapping import DEFAULT_WINDOW, MapItem, TaskMap
+from queue_engine.client.mapping import DEFAULT_WINDOW, MapItem, TaskMap, check_batch_id, task_id_at
 from queue_engine.client.models import (
     Attempt,
+    Batch,
+    BatchItem,
     Delivery,
     EndpointInfo,
     LogLine,
@@ -157,6 +160,28 @@ class Endpoint:
         self._client.run(calls.submit(self.id, body, self._client.patience()))
         return Task(self, task_id)
 
+    def batch(
+        self,
+        inputs: Iterable[Any],
+        *,
+        path: str = "/",
+        port: int | None = None,
+        batch_id: str | None = None,
+        **fields: Unpack[SubmitFields],
+    ) -> Batch:
+        """Submit a task for each input, and return their results without waiting for the ends of the tasks.
+
+        Each task is accepted or rejected by itself. Tasks that the API cannot take now are sent again. With a
+        `batch_id` (1–64 of `[A-Za-z0-9_]`), the same call after an interruption submits no task twice.
+        """
+        check_batch_id(batch_id)
+        lines = self._lines(path, port, fields)
+        items: list[BatchItem] = []
+        for group in groups_of(lines.of(value, task_id_at(index, batch_id)) for index, value in enumerate(inputs)):
+            results = self._client.run(submit_group(self.id, group, self._client.patience))
+            items += [item.model_copy(update={"index": len(items) + item.index}) for item in results]
+        return batch_of(items)
+
     def task(self, task_id: str) -> Task:
         """Return the task with this id. It is not looked up."""
         return Task(self, task_id)
@@ -266,10 +291,11 @@ class Endpoint:
         tasks that were submitted before are not run again. `progress` shows a progress bar on a terminal.
         """
         tasks = TaskMap(inputs, window=window, ordered=ordered, batch_id=batch_id)
+        lines = self._lines(path, port, fields)
         with MapProgress(inputs, shown=progress) as bar:
             while True:
-                while (pending := tasks.take()) is not None:
-                    self.submit(pending.input, path=path, task_id=pending.task_id, port=port, **fields)
+                while group := tasks.take_group(lines.of):
+                    self._submit(group)
                 for item in tasks.results():
                     bar.ended(item)
                     yield item
@@ -330,6 +356,16 @@ class Endpoint:
 
     def patience(self, seconds: float | None = None) -> Patience:
         return self._client.patience(seconds)
+
+    def _lines(self, path: str, port: int | None, fields: SubmitFields) -> TaskLines:
+        """Return what makes the lines of tasks with these fields."""
+        return TaskLines({**fields, "process_uri": path, "worker_port": self._port_of(port)})
+
+    def _submit(self, lines: Sequence[bytes]) -> None:
+        """Submit the tasks of a map. Raises the error of the first task that is rejected."""
+        for item in self._client.run(submit_group(self.id, lines, self._client.patience)):
+            if item.error is not None:
+                raise item.error
 
     def _port_of(self, port: int | None) -> int:
         if port is None and self._port is None:

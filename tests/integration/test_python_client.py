@@ -144,6 +144,21 @@ def test_a_map_gives_each_result_once_and_goes_on_where_it_was(echo: Endpoint) -
     assert runs == [1] * 30
 
 
+def test_a_batch_is_submitted_once_and_its_tasks_run(echo: Endpoint) -> None:
+    done = echo.batch(range(300), path="/run", batch_id="hundreds")
+    assert (done.accepted, done.duplicate, done.rejected) == (300, 0, 0)
+    again = echo.batch([*range(300), "more"], path="/run", batch_id="hundreds")
+    assert (again.accepted, again.duplicate, again.rejected) == (1, 300, 0)
+    assert again.items[300].task_id == "hundreds_301"
+    assert echo.task("hundreds_300").wait(timeout=60).has_succeeded
+
+
+def test_a_rejected_task_of_a_batch_has_its_error(echo: Endpoint) -> None:
+    echo.submit(1, path="/run", task_id="used_1")
+    done = echo.batch([2, None, 3], path="/run", batch_id="used")
+    assert [type(item.error) for item in done.items] == [Conflict, InvalidRequest, type(None)]
+
+
 def test_a_failed_task_is_an_error_and_in_a_map_a_result(echo: Endpoint) -> None:
     with pytest.raises(TaskFailed, match="404") as raised:
         echo.submit(1, path="/missing").result(timeout=30)

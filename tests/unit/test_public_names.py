@@ -17,6 +17,8 @@ PUBLIC = {
         "AsyncOperation",
         "AsyncTask",
         "Attempt",
+        "Batch",
+        "BatchItem",
         "Client",
         "ClientError",
         "Conflict",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -16,6 +16,15 @@ T = TypeVar("T")
 
 def success(data: Any) -> Response:
     return Response(200, json.dumps({"message": "success", "code": 10000, "data": data}).encode())
+
+
+def batch_body(*items: Mapping[str, Any], **last: Any) -> bytes:
+    """The body of a response to a batch. `last` are members of its last line."""
+    done = {"code": 10000, "message": "success"}
+    rows = [{"index": index, **done, **item} for index, item in enumerate(items)]
+    results = [row["result"] for row in rows]
+    sums = {name: results.count(name) for name in ("accepted", "duplicate", "rejected")}
+    return b"".join(json.dumps(row).encode() + b"\n" for row in (*rows, {"done": True, **sums, **last}))
 
 
 def refusal(status: int, message: str = "refused", *, code: int = 1, retry_after: float | None = None) -> Response:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from queue_engine.client import AsyncClient, Client, Unavailable
-from tests.unit.client.scripted_api import task
+from tests.unit.client.scripted_api import batch_body, task
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -69,6 +69,27 @@ def test_a_time_of_python_is_sent_with_its_offset() -> None:
     bodies = [json.loads(one.content) for one in seen if one.method == "POST"]
     assert [body.get("runAt") for body in bodies] == ["2026-01-31T11:00:00+00:00", 1_800_000_000_000, None]
     assert bodies[2]["delaySeconds"] == 2.5
+
+
+async def test_both_clients_submit_batches_alike() -> None:
+    bodies: list[bytes] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, json={"message": "success", "code": 10000, "data": _endpoint()})
+        bodies.append(request.content)
+        return httpx.Response(200, content=batch_body(*[{"result": "accepted"}] * len(request.content.splitlines())))
+
+    with Client("http://api:1", "key", transport=httpx.MockTransport(handle)) as client:
+        done = client.endpoint("7").batch(range(300), path="/run", batch_id="b", tags=["x"])
+    async with AsyncClient("http://api:1", "key", transport=httpx.MockTransport(handle)) as other:
+        assert await other.endpoint("7").batch(range(300), path="/run", batch_id="b", tags=["x"]) == done
+    assert (done.accepted, [item.index for item in done.items]) == (300, list(range(300)))
+    assert bodies[:2] == bodies[2:]
+    last = {"tags": ["x"], "processUri": "/run", "workerPort": 9000, "input": 299, "taskId": "b_300"}
+    assert json.loads(bodies[1].splitlines()[-1]) == last
+    with pytest.raises(ValueError, match="batch_id"):
+        Client("http://api:1", "key").endpoint("7").batch([1], batch_id="a-b")
 
 
 async def test_both_clients_tell_why_a_task_waits() -> None:

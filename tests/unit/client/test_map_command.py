@@ -9,8 +9,13 @@ import httpx
 import pytest
 
 from tests.unit.cli_api import FakeApi, endpoint, task
+from tests.unit.client.scripted_api import batch_body
 
 ONE = "/v2/serverless/7"
+
+
+def batch_response(*items: Mapping[str, Any]) -> httpx.Response:
+    return httpx.Response(200, content=batch_body(*items))
 
 
 class TaskApi:
@@ -21,16 +26,18 @@ class TaskApi:
         self.api = FakeApi(
             {
                 f"GET {ONE}": endpoint(),
-                f"POST {ONE}/tasks": self._submit,
+                f"POST {ONE}/tasks/batch": self._submit,
                 f"POST {ONE}/tasks/wait": lambda request: self._wait(request, failing),
             }
         )
 
-    def _submit(self, request: httpx.Request) -> Mapping[str, Any]:
-        body = request.content.decode()
-        task_id = json.loads(body)["taskId"]
-        self.inputs[task_id] = body.split('"input": ')[1][:-1]
-        return {"taskId": task_id}
+    def _submit(self, request: httpx.Request) -> httpx.Response:
+        assert request.headers["Content-Type"] == "application/x-ndjson"
+        names = []
+        for body in request.content.decode().splitlines():
+            names.append(json.loads(body)["taskId"])
+            self.inputs[names[-1]] = body.split('"input": ')[1][:-1]
+        return batch_response(*({"taskId": name, "result": "accepted"} for name in names))
 
     def _wait(self, request: httpx.Request, failing: str) -> httpx.Response:
         asked = json.loads(request.content)["taskIds"][-1]
