@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tests.bench.figures import Goal, Measured
 from tests.bench.measures import (
+    batch,
     crowds,
     deliveries,
     end_to_end,
@@ -59,6 +60,13 @@ ROWS = (
         (
             Goal("submits", "≥ 1.0 × bare Starlette", 1.0, against=(submission.BARE,)),
             Goal("submits", "≥ 3 × FastAPI + arq", 3, against=(submission.FASTAPI,)),
+        ),
+    ),
+    Row(
+        "batch", "tasks as JSON lines in four streams, and in single requests, to one API process", 6, batch.measure,
+        (
+            Goal("submits", "≥ 2.5 × single submits", 2.5, against=(submission.SINGLE,)),
+            Goal("submits", "≥ 8,000 /s", 8000),
         ),
     ),
     Row(
