@@ -13,6 +13,7 @@ import pytest
 from queue_engine.engine.patience import STORE_SECONDS
 from queue_engine.observability import outages
 from tests.api_server import RunningApi, running_api
+from tests.integration.test_api_batches import Stream, line, path_of, send_lines
 from tests.servers import StoreServer, valkey_binary
 from tests.waiting import wait_until_async
 
@@ -42,6 +43,33 @@ def _is_unavailable(answer: httpx.Response) -> bool:
     assert (answer.status_code, told["code"], told["data"]) == (503, 10002, None), answer.text
     assert int(answer.headers["Retry-After"]) >= 1
     return True
+
+
+async def test_a_batch_of_lines_ends_in_words_when_the_store_is_down_and_can_be_sent_again(
+    api: RunningApi, own_server: StoreServer
+) -> None:
+    endpoint_id = await api.create_endpoint()
+    path = path_of(endpoint_id, "?batchId=b")
+    stream = await Stream.begun(api.port, api.key, path)
+    await stream.send(line() * 10)
+    assert await stream.status() == 200
+    found = await stream.lines()
+    while len(found) < 10:
+        found += await stream.lines()
+    own_server.kill()
+    await stream.send(line() * 300)
+    *rejected, last = await stream.rest()
+    stream.close()
+    assert {(one["result"], one["code"]) for one in rejected} == {("rejected", 10002)}
+    assert (last["done"], last["accepted"], last["code"]) == (False, 10, 10002)
+    own_server.start()
+
+    async def serves() -> bool:
+        return (await api.client.get("/readyz")).status_code == 200
+
+    await wait_until_async(serves)
+    *_, last = await send_lines(api, endpoint_id, line() * 310, "?batchId=b")
+    assert last == {"done": True, "accepted": 300, "duplicate": 10, "rejected": 0}
 
 
 async def test_an_export_ends_in_words_while_the_store_is_down_and_continues_later(
