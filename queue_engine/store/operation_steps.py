@@ -20,7 +20,7 @@ from queue_engine.store.task_scan import TaskScan
 STEP_TASKS = 250
 """Maximum number of tasks that a step changes."""
 CHANGED_AT_ONCE = 32
-"""Number of tasks that are changed in one round trip. While the queue is full, a step ends after one that was refused."""
+"""Number of tasks that are changed in one round trip. While the queue is full, a step ends after a refused one."""
 CHANGED = ("OK", "CANCELLED", "REQUESTED")
 """Results for tasks that were changed, as in library.lua."""
 
