@@ -72,6 +72,8 @@ class Walk:
     throughout: set[int]
     """Numbers of these tasks."""
     upto: int | None
+    newest: float
+    """Highest number of a task that the walk may find."""
     after: int | None = None
     found: list[int] = field(default_factory=list)
 
@@ -215,7 +217,8 @@ class Lists(RuleBasedStateMachine):
         filters = data.draw(self._filters())
         upto = self.run(self.scan.latest_place(self.bench.endpoint_id)) if is_bounded else None
         throughout = {task.number for task in self.tasks if matches(task, filters)}
-        self.walks.append(Walk(filters, oldest_first, limit, throughout, upto))
+        newest = max((task.number for task in self.tasks), default=0) if is_bounded else float("inf")
+        self.walks.append(Walk(filters, oldest_first, limit, throughout, upto, newest))
 
     def _filters(self) -> st.SearchStrategy[TaskFilters]:
         created = [task.created_at_ms for task in self.tasks]
@@ -273,6 +276,7 @@ class Lists(RuleBasedStateMachine):
             assert task == replace(whole, input=None, output=None)
         walk.found += [task.number for task in page.items]
         assert walk.found == sorted(set(walk.found), reverse=not walk.oldest_first)
+        assert max(walk.found, default=0) <= walk.newest
         walk.after = page.next
         if page.next is None:
             self.walks.remove(walk)
