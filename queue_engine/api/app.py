@@ -31,6 +31,7 @@ from queue_engine.api.public.routes import OperationsRoutes
 from queue_engine.api.v2.agent_tokens import AgentTokenRoutes
 from queue_engine.api.v2.audit import AuditRoutes
 from queue_engine.api.v2.batches import BatchRoutes
+from queue_engine.api.v2.console_links import ConsoleLinkRoutes
 from queue_engine.api.v2.credentials import CredentialRoutes
 from queue_engine.api.v2.deliveries import DeliveryRoutes
 from queue_engine.api.v2.endpoints import EndpointRoutes
@@ -38,12 +39,18 @@ from queue_engine.api.v2.keys import KeyRoutes
 from queue_engine.api.v2.logs import LogRoutes
 from queue_engine.api.v2.task_operations import TaskOperationRoutes
 from queue_engine.api.v2.tasks import TaskRoutes
+from queue_engine.api.v2.templates import TemplateRoutes
 from queue_engine.api.v2.tenants import TenantRoutes
 from queue_engine.config.engine import ApiSettings
 from queue_engine.domain.catalogue import Catalogue
 from queue_engine.engine.engine import Engine
 from queue_engine.observability import metrics
 from queue_engine.observability.exporter import Page, own_metrics
+from queue_engine.rules.hosts import is_loopback
+from queue_engine.web.console import Console
+from queue_engine.web.files import Files
+from queue_engine.web.origins import Origins
+from queue_engine.web.sessions import SessionAuthenticator, SessionRoutes
 
 AGENT_PATHS = "/agent/v1/"
 """Beginning of the paths that only agents use."""
@@ -52,14 +59,19 @@ AGENT_PATHS = "/agent/v1/"
 class Api(Starlette):
     """Starlette with our own outermost layer and search for the route, instead of its middleware and its router."""
 
-    def __init__(self, routes: Sequence[DescribedRoute], refused: RefusedRequests) -> None:
+    def __init__(
+        self, routes: Sequence[DescribedRoute], refused: RefusedRequests, console: Console | None = None
+    ) -> None:
         super().__init__()
+        self._console = console
         self.router = Router(routes, redirect_slashes=False)  # lists the routes; nothing is sent through it
         self._edge = Edge(Routes(routes), refused)
         self.for_agents = Edge(Routes([one for one in routes if one.path.startswith(AGENT_PATHS)]), refused)
         """The part of the API for agents, without which no other path exists."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._console is not None:
+            scope = self._console.scope_of(scope)
         await self._edge(scope, receive, send)
 
 
@@ -74,11 +86,15 @@ def create_app(
 ) -> Api:
     """Return the application. The caller closes `worker_access`.
 
-    `metrics_page` makes the page `/metrics`; by default it has the metrics of this process. Opens no connection and
-    reads no file.
+    `metrics_page` makes the page `/metrics`; by default it has the metrics of this process. Opens no connection, and
+    reads no file but those of the console.
     """
     turns = Turns()
     bodies = BodyReader(settings.max_body_bytes, settings.read_timeout_seconds, _tenant_bodies(settings), turns)
+    origins = Origins(settings.public_origin, only_loopback=is_loopback(settings.host))
+    failed_sessions = FailedKeys(settings.unknown_keys_per_minute, monotonic=monotonic)
+    own_sessions = SessionAuthenticator(engine.sessions.principals, failed_sessions, origins)
+    has_console = settings.console == "on"
     services = Services(
         engine=engine,
         authenticator=Authenticator(
@@ -88,7 +104,14 @@ def create_app(
         bodies=bodies,
         batch_bodies=replace(bodies, max_bytes=settings.max_batch_bytes),
         catalogue=catalogue,
+        console=own_sessions if has_console else None,
         monotonic=monotonic,
+    )
+    prefix = settings.public_prefix
+    console = (
+        Console(Files.read(prefix), origins, SessionRoutes(services, engine.sessions, own_sessions, origins, prefix))
+        if has_console
+        else None
     )
     limits = Limits(settings.alb_max_body_bytes, settings.alb_timeout_seconds, settings.alb_websocket_idle_seconds)
     alb_slots = TenantSlots(
@@ -109,7 +132,10 @@ def create_app(
     operations += CredentialRoutes(services).operations()
     operations += KeyRoutes(services).operations()
     operations += AgentTokenRoutes(services).operations()
+    if has_console:
+        operations += ConsoleLinkRoutes(services, lambda scope: f"{origins.of(scope)}{prefix}/console").operations()
     operations += AuditRoutes(services).operations()
+    operations += TemplateRoutes(services, settings.example_worker).operations()
     operations += TenantRoutes(services).operations()
     agent_routes = AgentRoutes(
         engine.agent_work,
@@ -123,8 +149,9 @@ def create_app(
     page = metrics_page or own_metrics(metrics.registry_of(metrics.Role.API))["/metrics"]
     operations += OperationsRoutes(engine, document, page, shows_metrics=settings.api_metrics == "public").operations()
     _count_failures_from_zero([*operations, *agent_routes])
+    console_routes = [] if console is None else console.routes()
     # The document describes the operations only.
-    return Api([*operations, *agent_routes], RefusedRequests(engine.check_ready))
+    return Api([*operations, *agent_routes, *console_routes], RefusedRequests(engine.check_ready), console)
 
 
 def _tenant_bodies(settings: ApiSettings) -> TenantBodies:

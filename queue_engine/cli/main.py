@@ -33,6 +33,7 @@ _MODULES = {
     "tasks": "queue_engine.cli.tasks",
     "deliveries": "queue_engine.cli.deliveries",
     "operations": "queue_engine.cli.operations",
+    "console": "queue_engine.cli.console",
 }
 """The module of each command. The module's `commands` has the command."""
 _LOGGING = ("api", "controller", "delivery")

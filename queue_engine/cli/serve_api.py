@@ -18,6 +18,7 @@ from queue_engine.cli.store_access import open_store
 from queue_engine.config.catalogue import load_catalogue
 from queue_engine.config.clusters import load_clusters
 from queue_engine.config.engine import ApiSettings
+from queue_engine.crypto.api_keys import new_session_half
 from queue_engine.engine.engine import Engine
 from queue_engine.engine.waits import WaitLimits
 from queue_engine.net.resolver import CachingResolver, DnsLookup
@@ -27,7 +28,8 @@ from queue_engine.processes.file_limit import ALL_FILES, raise_file_limit
 from queue_engine.processes.interpreter import collect_rarely
 from queue_engine.processes.memory import return_large_blocks
 from queue_engine.processes.sharing import Membership
-from queue_engine.processes.start_notice import Facts, send_notice
+from queue_engine.processes.start_notice import NOTICE_VARIABLE, Facts, send_notice
+from queue_engine.store.api_keys import hash_of
 from queue_engine.store.store import MAX_WAITING_ENDPOINTS, Store
 
 log = logging.getLogger("queue_engine")
@@ -146,4 +148,17 @@ async def _prepare_keys(settings: ApiSettings, store: Store) -> Facts:
     await store.api_keys.index_keys()
     if not store.sealer.has_key:
         log.warning("no secret key (QUEUE_ENGINE_SECRET_KEY): headers, webhook keys and environments are refused")
-    return {"key_problem": warning, "has_one_tenant": await store.api_keys.has_one_tenant()}
+    return {
+        "key_problem": warning,
+        "has_one_tenant": await store.api_keys.has_one_tenant(),
+        "console_link": await _console_link(settings, store) if NOTICE_VARIABLE in os.environ else None,
+    }
+
+
+async def _console_link(settings: ApiSettings, store: Store) -> str | None:
+    """Return the token of a link to the console for the first API key; None without a console or a usable key."""
+    if settings.console == "off" or settings.api_key is None:
+        return None
+    token = new_session_half()
+    ends_at_ms = await store.sessions.create_link(token, hash_of(settings.api_key.get_secret_value()))
+    return None if ends_at_ms is None else token

@@ -7,6 +7,7 @@ on.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -35,6 +36,9 @@ from queue_engine.rules.webhook_urls import LOOPBACK, AddressPolicy, Destination
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Number = TypeVar("Number", int, float)
+_PUBLIC_URL = re.compile(
+    r"(?P<origin>https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::[1-9][0-9]{0,4})?)(?P<prefix>(?:/[A-Za-z0-9._~-]+)*)/?"
+)
 
 
 @dataclass(frozen=True)
@@ -299,6 +303,20 @@ class ApiSettings(
         description="Networks to which requests to ALB endpoints may be sent, comma-separated CIDRs; loopback and "
         "private networks by default. Link-local and metadata addresses and the engine's own ports are always refused",
     )
+    console: Literal["on", "off"] = Field(
+        "on", description="`off` removes the web console: no path under `/console` exists, nor `/v2/console-links`"
+    )
+    public_url: str | None = Field(
+        None,
+        description="URL at which browsers find the API behind a reverse proxy: scheme, host, port, and the path that "
+        "the proxy removes, such as `https://queue.example.com/engine`. The web console accepts requests of its own "
+        "pages only, which it knows by this origin",
+    )
+    example_worker: str | None = Field(
+        None,
+        description="Command of the example worker that `GET /v2/templates` offers, and the web console for a first "
+        "task. `up` sets it where workers are processes",
+    )
     max_waits: int = Field(
         20_000,
         ge=0,
@@ -336,6 +354,25 @@ class ApiSettings(
         if value is not None and info.data.get("tls_cert") is None:
             raise ValueError("needs QUEUE_ENGINE_TLS_CERT")
         return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, value: str | None) -> str | None:
+        if value is not None and _PUBLIC_URL.fullmatch(value) is None:
+            raise ValueError("must be a URL such as https://queue.example.com/engine, in lower case")
+        return value
+
+    @property
+    def public_origin(self) -> str | None:
+        """The scheme, host and port of the public URL, as browsers write them; None without one."""
+        found = _PUBLIC_URL.fullmatch(self.public_url or "")
+        return None if found is None else found["origin"]
+
+    @property
+    def public_prefix(self) -> str:
+        """The path of the public URL without a slash at its end; empty without one."""
+        found = _PUBLIC_URL.fullmatch(self.public_url or "")
+        return "" if found is None else found["prefix"] or ""
 
     @property
     def url(self) -> str:

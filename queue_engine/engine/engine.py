@@ -24,6 +24,7 @@ from queue_engine.engine.orders import Orders
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.principals import AgentPrincipals, Principals
 from queue_engine.engine.queries import Queries
+from queue_engine.engine.sessions import SessionPrincipals, Sessions
 from queue_engine.engine.submissions import Submissions
 from queue_engine.engine.task_lists import TaskLists
 from queue_engine.engine.tenant_limits import TenantLimits
@@ -87,6 +88,7 @@ class Engine:
         )
         self.credentials = Credentials(store.credentials, sealer, tenant_limits, self.audit)
         self.keys = Keys(store.api_keys, store.endpoints, self.audit)
+        self.sessions = Sessions(store.sessions, SessionPrincipals(store.sessions, monotonic=monotonic))
         self.agent_tokens = AgentTokens(store.agent_tokens, self.audit)
         self.tenants = Tenants(store.tenants, tenant_limits, self.audit)
         self.listings = Listings(store.endpoints, store.workers)

@@ -77,6 +77,10 @@ class CachedPrincipals(Generic[Place, Holder]):
         """Return the principal of a key that was valid a moment ago; None if the key must be looked up."""
         return self._cached(self._place_of(key))
 
+    def forget(self, key: str) -> None:
+        """Look the key up at its next request, because this process has just ended it."""
+        self._valid.pop(self._place_of(key), None)
+
     async def of_key(self, key: str, *, may_wait: bool = False) -> Holder | None:
         """Return the principal of the key; None if it is unknown, revoked or has expired.
 

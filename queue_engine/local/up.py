@@ -191,6 +191,7 @@ class _Stack:
         environment = {
             "QUEUE_ENGINE_WEBHOOK_LOOPBACK": str(self._allows_loopback),
             "QUEUE_ENGINE_API_METRICS": "public",
+            **({} if self._runs_containers else {"QUEUE_ENGINE_EXAMPLE_WORKER": _example_worker()}),
             "QUEUE_ENGINE_WORKER_GRACE_SECONDS": str(WORKER_GRACE_SECONDS),
             "QUEUE_ENGINE_WORK_DIR": str(self._data_dir / "workers"),
             **passed_on(given),
@@ -345,6 +346,7 @@ class _Stack:
             f"""
 queue-engine is up
 
+  Console    {self._console(facts)}
   Base URL   {self.base_url}
   API key    {shown}
   Data       {self._data_dir}
@@ -360,6 +362,16 @@ Ctrl-C stops everything."""
         )
         if problem is not None:
             self.say(f"\nwarning: {problem}")
+
+    def _console(self, facts: Facts) -> str:
+        """Return the address of the web console. Only a terminal shows the link that logs in."""
+        if self._options.environment.get("QUEUE_ENGINE_CONSOLE") == "off":
+            return "off (QUEUE_ENGINE_CONSOLE)"
+        base = self._options.environment.get("QUEUE_ENGINE_PUBLIC_URL", self.base_url).rstrip("/")
+        token = facts.get("console_link") if self._options.on_terminal else None
+        if token:
+            return f"{base}/console#login={token}\n             (logs in once, within 10 minutes)"
+        return f"{base}/console (`queue-engine console --open` logs in)"
 
     def _shown_key(self, api_key: str) -> tuple[str, str]:
         """Return the API key as it is shown, and its header as a shell word; only a terminal shows the key itself."""
@@ -381,6 +393,11 @@ Ctrl-C stops everything."""
         if allowed is None:
             reason = "there is a second tenant" if self._allows_loopback else "--host is not loopback"
         return f"to public addresses only: {reason}"
+
+
+def _example_worker() -> str:
+    """Return the command of the example worker in the interpreter of this process."""
+    return shlex.join(python_command("queue_engine.example_worker"))
 
 
 def _is_agent(pid: int) -> bool:

@@ -85,6 +85,26 @@ def ended_api_keys_of(tenant: str) -> str:
     return f"{{qe}}:keys-ended:{tenant}"
 
 
+def console_session(session_hash: str) -> str:
+    """String: the hash of the API key of a session of the web console, and the session's end; expires when idle."""
+    return f"{{qe}}:session:{session_hash}"
+
+
+def console_sessions_of(key_hash: str) -> str:
+    """Sorted set: hashes of the sessions of an API key, by their end; limited, expires."""
+    return f"{{qe}}:sessions-of:{key_hash}"
+
+
+def console_link(link_hash: str) -> str:
+    """String: the hash of the API key of a link that begins a session, and the link's end; expires."""
+    return f"{{qe}}:link:{link_hash}"
+
+
+def console_links_of(key_hash: str) -> str:
+    """Sorted set: hashes of the links of an API key, by their end; limited, expires."""
+    return f"{{qe}}:links-of:{key_hash}"
+
+
 def audit_of(tenant: str) -> str:
     """Stream: the tenant's audit log, a record for each change; limited."""
     return f"{{qe}}:audit:{tenant}"

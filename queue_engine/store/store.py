@@ -49,6 +49,7 @@ from queue_engine.store.redis.cluster import ClusterClient, NotACluster, slot_of
 from queue_engine.store.redis.sentinel import MasterPool
 from queue_engine.store.rotation import Rotation
 from queue_engine.store.script_runner import STORE_DURABILITY, ScriptRunner, load_missing
+from queue_engine.store.sessions import SessionStore
 from queue_engine.store.sweeper import Sweeper
 from queue_engine.store.task_scan import TaskScan
 from queue_engine.store.task_watch import TaskWatch
@@ -165,6 +166,7 @@ class Store:
         self.rotation = Rotation(self.redis, self.partitions, sealer, self.credentials, self.endpoints, self.tasks)
         self.api_keys = ApiKeyStore(self.redis, self.scripts)
         self.agent_tokens = AgentTokenStore(self.redis, self.scripts, self.partitions)
+        self.sessions = SessionStore(self.redis, self.scripts, self.api_keys)
         self.audit = AuditStore(self.redis, self.scripts)
         self.tenants = TenantStore(self.redis, self.scripts, self.partitions)
         self.usage = UsageStore(self.scripts, self.partitions, self.endpoints.index)

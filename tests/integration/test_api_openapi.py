@@ -233,6 +233,8 @@ async def _credentials_scenario(api: RunningApi) -> None:
 
 async def _keys_scenario(api: RunningApi) -> None:
     await api.client.get("/v2/me")
+    await api.client.post("/v2/console-links")
+    await api.client.get("/v2/templates")
     answer = await api.post("/v2/keys", {"name": "dashboard", "role": "read"})
     key = answer.json()["data"]
     await api.post("/v2/keys", {"name": "no role"})

@@ -47,13 +47,16 @@ class HeaderAuthenticator(Generic[Holder]):
 
         Raises Unauthorized, TooManyRequests, StoreUnavailable.
         """
-        key = self._only_key(headers)
+        return await self.principal_of_key(self._only_key(headers), address)
+
+    async def principal_of_key(self, key: str, address: str = "") -> Holder:
+        """Return the principal of a key. Raises as `principal_of` does."""
         return self._principals.cached(key) or await self._look_up(key, address)
 
     async def _look_up(self, key: str, address: str) -> Holder:
         if self._failed.is_unknown(key):
             self._failed.check(address)
-            raise self._refused("unknown")
+            raise self.refused("unknown")
         is_within = self._failed.take(address)
         try:
             principal = await self._principals.of_key(key, may_wait=not is_within)
@@ -65,7 +68,7 @@ class HeaderAuthenticator(Generic[Holder]):
             self._failed.note_unknown(key)
             if not is_within:
                 self._failed.check(address)
-            raise self._refused("unknown")
+            raise self.refused("unknown")
         if is_within:
             self._failed.give_back(address)
         return principal
@@ -73,14 +76,15 @@ class HeaderAuthenticator(Generic[Holder]):
     def _only_key(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
         given = [_key_in(name, value) for name, value in headers if name in self._names]
         if not given:
-            raise self._refused("missing")
+            raise self.refused("missing")
         if len(given) > 1:
-            raise self._refused("repeated")
+            raise self.refused("repeated")
         if self._form.fullmatch(given[0]) is None:
-            raise self._refused("malformed")
+            raise self.refused("malformed")
         return given[0].decode("ascii")
 
-    def _refused(self, reason: str) -> Unauthorized:
+    def refused(self, reason: str) -> Unauthorized:
+        """Count a request that is refused for this reason, and return its error."""
         metrics.auth_failures.labels(reason=reason).inc()
         return Unauthorized(self.rule)
 

@@ -48,6 +48,10 @@ class NotJson(EngineError):
         super().__init__(f"body: {rule}")
 
 
+class ForeignPage(EngineError):
+    """A request to the console names another host, or comes from a page that is not the console's."""
+
+
 class BodyStalled(EngineError):
     """The client stopped sending in the middle of the body."""
 
@@ -86,6 +90,7 @@ _STATUS_AND_CODE: tuple[tuple[type[EngineError], int, int], ...] = (
     (BodyStalled, 400, INVALID_REQUEST),
     (Unauthorized, 401, 40101),
     (Forbidden, 403, 40301),
+    (ForeignPage, 403, 40301),
     (StateConflict, 409, 12001),
     (EndpointClosed, 409, 24000),
     (BodyTooLarge, 413, INVALID_REQUEST),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from starlette.requests import Request
 from starlette.types import Scope
@@ -26,6 +27,15 @@ from queue_engine.engine.engine import Engine
 from queue_engine.engine.principals import REVOCATION_SECONDS
 from queue_engine.rules.strict_json import JsonObject
 
+CONSOLE = "queue_engine.console"
+"""Set in the scope of a request to `/console/api`, which has a session in place of an API key."""
+
+
+class ConsoleAuthenticator(Protocol):
+    """Finds the principal of a request of the console."""
+
+    async def principal_of_request(self, scope: Scope, address: str) -> Principal: ...
+
 
 @dataclass(frozen=True)
 class Services:
@@ -38,6 +48,8 @@ class Services:
     batch_bodies: BodyReader
     """Reads bodies with many tasks."""
     catalogue: Catalogue
+    console: ConsoleAuthenticator | None = None
+    """None if the console is off."""
     monotonic: Callable[[], float] = time.monotonic
 
     async def admit(self, request: Request) -> Principal:
@@ -55,7 +67,7 @@ class Services:
         This is the only place that checks the right that the route declares. Use cases check what depends on an object.
         """
         address = _address_of(scope)
-        principal = await self.authenticator.principal_of(scope["headers"], address)
+        principal = await self._principal_of(scope, address)
         connection: Connection | None = scope.get(CONNECTION)
         if connection is not None:
             connection.admit(principal.tenant)
@@ -65,6 +77,12 @@ class Services:
         # Submissions are not audited, and most requests are submissions.
         is_audited = scope["method"] not in SAFE_METHODS and right is not Right.SUBMIT
         return replace(principal, address=address) if is_audited else principal
+
+    async def _principal_of(self, scope: Scope, address: str) -> Principal:
+        """Return the principal by the session of a request of the console, and by the API key of any other request."""
+        if self.console is not None and CONSOLE in scope:
+            return await self.console.principal_of_request(scope, address)
+        return await self.authenticator.principal_of(scope["headers"], address)
 
     async def read_object(
         self, request: Request, principal: Principal, known: AbstractSet[str], keep_raw: AbstractSet[str] = frozenset()
@@ -83,7 +101,7 @@ class Services:
     async def check_again(self, request: Request) -> None:
         """Check the key of a request again that has waited. Raises Unauthorized, Forbidden, StoreUnavailable."""
         scope = request.scope
-        check_may(await self.authenticator.principal_of(scope["headers"], _address_of(scope)), scope["route"].right)
+        check_may(await self._principal_of(scope, _address_of(scope)), scope["route"].right)
 
     async def endpoint(self, request: Request, principal: Principal) -> Endpoint:
         """Return the endpoint in the path. Raises NotFound, StoreUnavailable."""

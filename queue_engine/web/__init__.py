@@ -1,0 +1,1 @@
+"""The web console: its files, its sessions, and the API under `/console/api`."""

@@ -1,0 +1,112 @@
+// Calls of the API. Each returns `data` of the envelope, or throws an ApiError.
+
+import { signal } from "@preact/signals";
+import type { components } from "./schema.d.ts";
+import { apiUrl, sessionHeaders, SESSION_URL } from "./place.ts";
+import { split } from "./scan.ts";
+
+export type Schemas = components["schemas"];
+export type Endpoint = Schemas["EndpointView"];
+export type Task = Schemas["TaskView"];
+export type Attempt = Schemas["AttemptView"];
+export type DeliveryAttempt = Schemas["DeliveryAttemptView"];
+export type Worker = Schemas["WorkerView"];
+export type Me = Schemas["MeView"];
+export type Counts = Schemas["TaskCountsView"];
+export type Template = Schemas["TemplateView"];
+
+/** A request that was refused, or that got no response (`status` 0). */
+export class ApiError extends Error {
+  constructor(readonly status: number, message: string, readonly retryAfter: number | null = null) {
+    super(message);
+  }
+  /** True when the same request may work a little later. */
+  get passes(): boolean {
+    return this.status === 0 || this.status === 429 || this.status >= 502;
+  }
+}
+
+/** True after a request that found no session. */
+export const isLoggedOut = signal(false);
+/** Why the API or its store cannot be used now; null while it can. */
+export const outage = signal<string | null>(null);
+
+const SECONDS = 20;
+
+export async function get<T>(parts: (string | number)[], query?: Record<string, string | number | undefined>, signal?: AbortSignal): Promise<T> {
+  return parsed<T>(await request("GET", apiUrl(parts, query), undefined, signal));
+}
+
+export async function send<T>(method: "POST" | "PUT" | "PATCH" | "DELETE", parts: (string | number)[], body?: string, query?: Record<string, string | number | undefined>): Promise<T> {
+  return parsed<T>(await request(method, apiUrl(parts, query), body));
+}
+
+export interface TaskDetail {
+  task: Task & { headers: Record<string, string> };
+  input: string;
+  output: string | null;
+}
+
+/** Read a task. Its input and output stay the text that was submitted and returned. */
+export async function getTask(endpoint: string, task: string, wait: number, signal?: AbortSignal): Promise<TaskDetail> {
+  const query = wait > 0 ? { wait } : undefined;
+  const text = await request("GET", apiUrl(["serverless", endpoint, "tasks", task], query), undefined, signal, wait);
+  const { texts } = split(text, ["data"]);
+  const { values, texts: payload } = split(texts["data"] ?? "{}", ["input", "output"]);
+  const output = payload["output"] ?? "null";
+  return { task: values as TaskDetail["task"], input: payload["input"] ?? "null", output: output === "null" ? null : output };
+}
+
+/** Log in by a key or by the token of a link. Return this origin's half of the session. */
+export async function logIn(given: { apiKey: string } | { login: string }): Promise<string> {
+  return parsed<{ session: string }>(await request("POST", SESSION_URL, JSON.stringify(given))).session;
+}
+
+export async function logOut(everywhere: boolean): Promise<void> {
+  await request("DELETE", `${SESSION_URL}${everywhere ? "?everywhere=true" : ""}`);
+}
+
+async function request(method: string, url: string, body?: string, signal?: AbortSignal, wait = 0): Promise<string> {
+  const headers: Record<string, string> = sessionHeaders();
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  const limit = AbortSignal.timeout((SECONDS + wait) * 1000);
+  let response: Response;
+  let text: string;
+  try {
+    response = await fetch(url, {
+      method, headers, body: body ?? null, cache: "no-store", credentials: "same-origin", redirect: "error",
+      signal: signal ? AbortSignal.any([signal, limit]) : limit,
+    });
+    text = await response.text();
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    outage.value = "The API does not respond.";
+    throw new ApiError(0, limit.aborted ? `no response within ${SECONDS + wait} s` : "the API does not respond");
+  }
+  if (response.ok) {
+    outage.value = null;
+    return text;
+  }
+  throw refusal(response, text, url);
+}
+
+function refusal(response: Response, text: string, url: string): ApiError {
+  const retryAfter = Number(response.headers.get("Retry-After")) || null;
+  const error = new ApiError(response.status, messageIn(text) ?? `HTTP ${response.status}`, retryAfter);
+  if (response.status === 401 && url !== SESSION_URL) isLoggedOut.value = true;
+  if (response.status === 503) outage.value = error.message;
+  return error;
+}
+
+function messageIn(text: string): string | null {
+  try {
+    const { message } = JSON.parse(text) as { message?: unknown };
+    return typeof message === "string" ? message : null;
+  } catch {
+    return null;
+  }
+}
+
+function parsed<T>(text: string): T {
+  return (JSON.parse(text) as { data: T }).data;
+}

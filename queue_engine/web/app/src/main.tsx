@@ -1,0 +1,85 @@
+import { render } from "preact";
+import { LocationProvider, Route, Router } from "preact-iso";
+import { useEffect, useState } from "preact/hooks";
+import { ApiError, get, isLoggedOut, logIn, type Me } from "./api.ts";
+import { Empty, ErrorNotice, Title } from "./parts/common.tsx";
+import { Shell } from "./parts/shell.tsx";
+import { BASE } from "./place.ts";
+import { EndpointScreen } from "./screens/endpoint.tsx";
+import { EndpointsScreen } from "./screens/endpoints.tsx";
+import { Login } from "./screens/login.tsx";
+import { OverviewScreen } from "./screens/overview.tsx";
+import { StartScreen } from "./screens/start.tsx";
+import { TaskScreen } from "./screens/task.tsx";
+import { TasksScreen } from "./screens/tasks.tsx";
+import { WorkerScreen } from "./screens/worker.tsx";
+import { forgetSession, keepSession, sessionHalf, takeLinkToken } from "./session.ts";
+import { keepMe, me, setTheme, theme } from "./state.ts";
+
+type Stage = { kind: "opening" } | { kind: "login"; because: string | null } | { kind: "open" } | { kind: "failed"; error: ApiError };
+
+function Console() {
+  const [stage, setStage] = useState<Stage>({ kind: "opening" });
+  const enter = async () => {
+    try {
+      keepMe(await get<Me>(["me"]));
+      isLoggedOut.value = false;
+      setStage({ kind: "open" });
+    } catch (caught) {
+      const error = caught instanceof ApiError ? caught : new ApiError(-1, String(caught));
+      setStage(error.status === 401 ? { kind: "login", because: "The session has ended." } : { kind: "failed", error });
+    }
+  };
+  const begin = async () => {
+    const token = takeLinkToken();
+    if (token !== null) {
+      try {
+        keepSession(await logIn({ login: token }));
+      } catch (caught) {
+        if (sessionHalf() === null) return setStage({ kind: "login", because: caught instanceof Error ? caught.message : String(caught) });
+      }
+    }
+    if (sessionHalf() === null) return setStage({ kind: "login", because: null });
+    await enter();
+  };
+  useEffect(() => void begin(), []);
+
+  const hasEnded = isLoggedOut.value && stage.kind === "open";
+  if (hasEnded) return <Login because="The session has ended. What was shown is read again after you log in." done={() => void enter()} />;
+  switch (stage.kind) {
+    case "opening": return <main id="main" class="login" aria-busy="true"><Title text="Console" /></main>;
+    case "login": return <Login because={stage.because} done={() => void enter()} />;
+    case "failed": return <main id="main" class="login"><Title text="Console" /><ErrorNotice error={stage.error} again={() => void enter()} /></main>;
+    case "open": return <Views ended={() => { forgetSession(); setStage({ kind: "login", because: "You are logged out." }); }} />;
+  }
+}
+
+function Views({ ended }: { ended: () => void }) {
+  if (me.value?.tenant === null) return <Shell ended={ended}><Title text="Operator" /><h1>Operator's key</h1><Empty>An operator's key manages tenants on the command line and sees no tenant's data. Log in with a key of a tenant.</Empty></Shell>;
+  return (
+    <LocationProvider scope={BASE}>
+      <Shell ended={ended}>
+        <Router>
+          <Route path={BASE} component={OverviewScreen} />
+          <Route path={`${BASE}/start`} component={StartScreen} />
+          <Route path={`${BASE}/endpoints`} component={EndpointsScreen} />
+          <Route path={`${BASE}/endpoints/:endpoint/:tab?`} component={EndpointScreen} />
+          <Route path={`${BASE}/tasks`} component={TasksScreen} />
+          <Route path={`${BASE}/tasks/:endpoint/:task`} component={TaskScreen} />
+          <Route path={`${BASE}/workers/:endpoint/:worker`} component={WorkerScreen} />
+          <Route default component={NoView} />
+        </Router>
+      </Shell>
+    </LocationProvider>
+  );
+}
+
+function NoView() {
+  return <><Title text="Not found" /><h1>No such view</h1><p>This address names no view of the console. <a href={BASE}>Overview</a></p></>;
+}
+
+setTheme(theme.value);
+const root = document.createElement("div");
+root.id = "console";
+document.body.append(root);
+render(<Console />, root);

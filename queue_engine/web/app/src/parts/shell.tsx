@@ -1,0 +1,107 @@
+// The frame of all views: top bar, sections, and the bar that says when the store is away.
+
+import type { ComponentChildren } from "preact";
+import { useLocation } from "preact-iso";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { logOut, outage } from "../api.ts";
+import { Foreign } from "./common.tsx";
+import { Find } from "./find.tsx";
+import { BASE, viewUrl } from "../place.ts";
+import { forgetSession } from "../session.ts";
+import { can, me, setTheme, setZone, theme, tick, zone } from "../state.ts";
+
+export function Brand() {
+  return (
+    <a class="brand" href={BASE}>
+      <svg width="20" height="20" viewBox="0 0 20 20" aria-hidden="true">
+        <rect class="f-running" x="1" y="3" width="18" height="3.4" rx="1.7" />
+        <rect class="f-running" x="1" y="8.3" width="12" height="3.4" rx="1.7" />
+        <rect class="f-succeeded" x="1" y="13.6" width="7" height="3.4" rx="1.7" />
+      </svg>
+      queue-engine
+    </a>
+  );
+}
+
+export function Shell({ children, ended }: { children: ComponentChildren; ended: () => void }) {
+  useEffect(() => {
+    const timer = window.setInterval(() => { if (!document.hidden) tick.value = Date.now(); }, 1000);
+    return () => clearInterval(timer);
+  }, []);
+  return (
+    <>
+      <a class="skip" href="#main">Skip to the content</a>
+      <header class="top">
+        <Brand />
+        <Find />
+        <span class="live" title="What is shown is read again every few seconds while this tab is visible">
+          <svg width="8" height="8" viewBox="0 0 8 8" aria-hidden="true"><circle class={outage.value ? "f-failed" : "f-succeeded"} cx="4" cy="4" r="4" /></svg>
+          {outage.value ? "no contact" : "every few s"}
+        </span>
+        <button class="btn" type="button" aria-label={`Times are in ${zone.value === "UTC" ? "Coordinated Universal Time" : "the zone of this browser"}: change`} onClick={() => setZone(zone.value === "UTC" ? "local" : "UTC")}>{zone.value === "UTC" ? "UTC" : "Local"}</button>
+        <ThemeButton />
+        <KeyMenu ended={ended} />
+      </header>
+      <Sections />
+      <main id="main" class="stack" tabIndex={-1}>
+        {outage.value ? <div class="note bad" role="alert"><div><b>The store or the API is away.</b> <Foreign text={outage.value} /> What is shown is kept from before; actions do not work until it is back.</div></div> : null}
+        {children}
+      </main>
+    </>
+  );
+}
+
+function ThemeButton() {
+  const next = theme.value === "auto" ? "light" : theme.value === "light" ? "dark" : "auto";
+  const word = { auto: "Auto", light: "Light", dark: "Dark" }[theme.value] ?? "Auto";
+  return <button class="btn" type="button" aria-label={`Theme: ${word}. Change to ${next}`} onClick={() => setTheme(next)}>{word}</button>;
+}
+
+function KeyMenu({ ended }: { ended: () => void }) {
+  const details = useRef<HTMLDetailsElement>(null);
+  const [error, setError] = useState<string | null>(null);
+  const leave = async (everywhere: boolean) => {
+    try {
+      await logOut(everywhere);
+      forgetSession();
+      ended();
+    } catch (caught) {
+      setError(caught instanceof Error ? caught.message : String(caught));
+    }
+  };
+  const key = me.value;
+  return (
+    <details class="menu" ref={details} onKeyDown={(event) => { if (event.key === "Escape") details.current?.removeAttribute("open"); }}>
+      <summary class="btn" aria-label={`Key: ${key?.role ?? ""}`}>{key?.role ?? "key"}</summary>
+      <div class="card body stack tight">
+        <dl class="facts">
+          <dt>Key</dt><dd><Foreign text={key?.keyName ?? ""} limit={80} /> <span class="muted mono">{key?.keyId}</span></dd>
+          <dt>Tenant</dt><dd><Foreign text={key?.tenant ?? "none"} limit={80} /></dd>
+          <dt>Role</dt><dd>{key?.role}</dd>
+          <dt>Version</dt><dd>{key?.version}</dd>
+        </dl>
+        {error ? <div class="note bad" role="alert"><Foreign text={error} /></div> : null}
+        <button class="btn" type="button" onClick={() => void leave(false)}>Log out</button>
+        <button class="btn" type="button" onClick={() => void leave(true)}>Log out everywhere</button>
+      </div>
+    </details>
+  );
+}
+
+function Sections() {
+  const { path } = useLocation();
+  const link = (url: string, word: string, isHere: boolean) => (
+    <li><a href={url} aria-current={isHere ? "page" : undefined}><span>{word}</span></a></li>
+  );
+  const isIn = (section: string) => path.startsWith(viewUrl(section));
+  return (
+    <nav class="nav" aria-label="Sections">
+      <ul>
+        {link(BASE, "Overview", path === BASE || path === `${BASE}/`)}
+        {link(viewUrl("endpoints"), "Endpoints", isIn("endpoints") || isIn("workers"))}
+        {link(viewUrl("tasks"), "Tasks", isIn("tasks"))}
+        {can("manage_tenant") ? link(viewUrl("start"), "First task", isIn("start")) : null}
+      </ul>
+    </nav>
+  );
+}

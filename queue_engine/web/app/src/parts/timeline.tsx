@@ -1,0 +1,77 @@
+import type { Attempt, DeliveryAttempt, Task } from "../api.ts";
+import { Card, Foreign, Time } from "./common.tsx";
+import { State } from "./shapes.tsx";
+import { viewUrl } from "../place.ts";
+import { now } from "../state.ts";
+import { barOf, type Row, rowsOf, spanOf, sumsOf } from "../timeline.ts";
+import { agoText, lengthText } from "../times.ts";
+
+const OUTCOMES: Record<string, string> = {
+  running: "runs now", ok: "succeeded", error: "failed", timeout: "timed out", busy: "the container was busy", no_connection: "no connection to the container",
+  connection_lost: "the connection was lost", lost: "the worker was lost", released: "released, does not count", cancelled: "cancelled",
+};
+
+export function Timeline({ task, attempts, deliveries }: { task: Task; attempts: Attempt[]; deliveries: DeliveryAttempt[] }) {
+  const at = now.value;
+  const rows = rowsOf(task, attempts, deliveries, at);
+  const span = spanOf(rows, at);
+  const sums = sumsOf(rows, at);
+  const parts = [`${lengthText(sums.waiting)} waiting`, `${lengthText(sums.running)} in attempts`];
+  if (deliveries.length > 0) parts.push(`${lengthText(sums.delivering)} to deliver`);
+  return (
+    <Card id="timeline" title="Timeline" aside={<span class="muted">{lengthText(span.end - span.start)} {task.finishedAt === null ? "so far" : "in all"}: {parts.join(", ")}</span>}>
+      <div class="tl">
+        <div class="axis" /><div class="axis"><Time at={span.start} /><Time at={span.end} /></div><div class="axis" />
+        {rows.map((row, index) => <TimelineRow key={`${row.label} ${row.start}`} row={row} task={task} span={span} at={at} isLast={index === rows.length - 1} />)}
+      </div>
+    </Card>
+  );
+}
+
+function TimelineRow({ row, task, span, at, isLast }: { row: Row; task: Task; span: { start: number; end: number }; at: number; isLast: boolean }) {
+  const { x, width } = barOf(row, span, at);
+  const detail = detailOf(row, task, at);
+  const more = detail === null ? (isLast ? " last" : "") : " more";
+  const fill = { "timed-out": "failed", dead: "failed", cancelled: "queued" }[row.tone] ?? row.tone;
+  return (
+    <>
+      <div class={`what${more}`}><State tone={row.tone}>{row.label}</State></div>
+      <div class={`bars${more}`}>
+        <svg viewBox="0 0 1000 20" preserveAspectRatio="none" aria-hidden="true"><rect class="f-muted" x="0" y="9.4" width="1000" height="1" /><rect class={`f-${fill}`} x={x} y="3" width={width} height="14" rx="2" /></svg>
+      </div>
+      <div class={`num${more}`}>{lengthText((row.end ?? at) - row.start)}{row.end === null ? " …" : ""}</div>
+      {detail === null ? null : <><div class={`detail0${isLast ? " last" : ""}`} /><div class={`detail${isLast ? " last" : ""}`}>{detail}</div></>}
+    </>
+  );
+}
+
+function detailOf(row: Row, task: Task, at: number) {
+  if (row.attempt) return <AttemptDetail row={row} task={task} />;
+  if (row.delivery) {
+    const { status, error } = row.delivery;
+    return <>POST <Foreign text={hostOf(task.webhook)} limit={100} /> · {status === null ? "no response" : <b>{status}</b>}{error ? <> · <Foreign text={error} limit={100} /></> : null}</>;
+  }
+  if (row.end === null && row.kind === "queued" && task.queueTtlSeconds !== null) {
+    return <>expires {agoText(at - (task.createdAt + task.queueTtlSeconds * 1000))}, if no attempt begins: <code>queueTtlSeconds</code> is {task.queueTtlSeconds}</>;
+  }
+  return null;
+}
+
+function AttemptDetail({ row, task }: { row: Row; task: Task }) {
+  const attempt = row.attempt!;
+  const log = `${viewUrl("workers", task.endpointId, attempt.workerId)}?from=${attempt.startedAt - 1000}${attempt.endedAt === null ? "" : `&to=${attempt.endedAt + 1000}`}`;
+  return (
+    <>
+      worker <a href={viewUrl("workers", task.endpointId, attempt.workerId)}><Foreign text={attempt.workerId} limit={63} /></a> · {OUTCOMES[attempt.outcome] ?? attempt.outcome}
+      {attempt.tries > 1 ? ` · ${attempt.tries} tries` : ""}{attempt.error ? <>: <Foreign text={attempt.error} limit={300} /></> : null} · <a href={log}>its log in this time</a>
+    </>
+  );
+}
+
+function hostOf(url: string | null): string {
+  try {
+    return new URL(url ?? "").host;
+  } catch {
+    return "the webhook";
+  }
+}

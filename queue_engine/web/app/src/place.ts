@@ -1,0 +1,26 @@
+// Where the console is, and how its views are named.
+
+import { sessionHalf } from "./session.ts";
+
+const prefix = document.querySelector('meta[name="console-prefix"]')?.getAttribute("content") ?? "";
+
+/** The path of the console, with the prefix of a proxy. */
+export const BASE = `${prefix}/console`;
+export const SESSION_URL = `${BASE}/session`;
+
+/** Return the address of an operation, from the parts of its path. */
+export function apiUrl(parts: readonly (string | number)[], query?: Record<string, string | number | undefined>): string {
+  const given = Object.entries(query ?? {}).filter(([, value]) => value !== undefined).map(([name, value]) => [name, String(value)]);
+  const text = new URLSearchParams(given as [string, string][]).toString();
+  return `${BASE}/api/${parts.map((part) => encodeURIComponent(part)).join("/")}${text ? `?${text}` : ""}`;
+}
+
+/** Return the address of a view. */
+export function viewUrl(...parts: (string | number)[]): string {
+  return [BASE, ...parts.map((part) => encodeURIComponent(part))].join("/");
+}
+
+/** Return the headers that each request needs besides the cookie. */
+export function sessionHeaders(): Record<string, string> {
+  return { "X-Console-Session": sessionHalf() ?? "" };
+}

@@ -1,0 +1,138 @@
+import { useLocation } from "preact-iso";
+import { useState } from "preact/hooks";
+import { type Counts, type Endpoint, get, type Schemas, send, type Worker } from "../api.ts";
+import { Action, Card, Confirm, Empty, Foreign, Notice, Read, Time, Title, useActions } from "../parts/common.tsx";
+import { PlatformState } from "../parts/shapes.tsx";
+import { JsonTree } from "../parts/tree.tsx";
+import { WorkersTable } from "../parts/workers-table.tsx";
+import { queryOf } from "../filters.ts";
+import { BASE, viewUrl } from "../place.ts";
+import { usePolled } from "../polled.ts";
+import { countText } from "../times.ts";
+
+const TABS = ["overview", "workers", "deliveries", "settings"] as const;
+
+export function EndpointScreen({ endpoint = "", tab = "overview" }: { endpoint?: string; tab?: string }) {
+  const shown = usePolled(endpoint, 3000, (signal) => get<Endpoint>(["serverless", endpoint], {}, signal));
+  const gone = <><h1>Endpoint {endpoint}</h1><Empty>There is no such endpoint, or this key does not see it. It may have been deleted. <a href={viewUrl("endpoints")}>Endpoints</a></Empty></>;
+  return (
+    <>
+      <Title text={shown.data?.name ?? "Endpoint"} />
+      <Read from={shown} gone={gone} lines={8}>
+        {(one) => (
+          <>
+            <Head endpoint={one} again={shown.again} />
+            <nav class="tabs" aria-label="Of the endpoint">
+              {TABS.map((name) => <a key={name} href={viewUrl("endpoints", one.id, name)} aria-current={name === tab ? "page" : undefined}>{name[0]!.toUpperCase() + name.slice(1)}</a>)}
+              {one.serviceMode === "QUEUE" ? <a href={viewUrl("tasks") + queryOf({ endpoint: one.id, status: null, page: 1 })}>Tasks</a> : null}
+            </nav>
+            {tab === "workers" ? <Workers endpoint={one} /> : tab === "settings" ? <Settings endpoint={one} /> : tab === "deliveries" ? <Deliveries endpoint={one} /> : <Overview endpoint={one} />}
+          </>
+        )}
+      </Read>
+    </>
+  );
+}
+
+function Head({ endpoint, again }: { endpoint: Endpoint; again: () => void }) {
+  const { run, error } = useActions(again);
+  const { route } = useLocation();
+  const [deleting, setDeleting] = useState(false);
+  const isStopped = endpoint.status === "STOPPED" || endpoint.status === "STOPPING";
+  const scale = (count: number) => run(() => send("PUT", ["serverless", endpoint.id, "workers"], undefined, { count }));
+  return (
+    <>
+      <div class="row spread">
+        <div class="row"><a href={viewUrl("endpoints")}>Endpoints</a><span class="muted">/</span><h1><Foreign text={endpoint.name} limit={120} /></h1><span class="muted">{endpoint.id}</span><PlatformState status={endpoint.status} /></div>
+        <div class="row">
+          <span class="row" role="group" aria-label="Workers wanted">
+            <Action right="operate" act={scale(endpoint.totalWorkers - 1)} because={endpoint.totalWorkers === 0 ? "There is none to remove" : null}>−<span class="vh"> one worker less</span></Action>
+            <b class="num">{endpoint.totalWorkers}</b>
+            <Action right="operate" act={scale(endpoint.totalWorkers + 1)}>+<span class="vh"> one worker more</span></Action>
+            <span class="muted">workers</span>
+          </span>
+          {isStopped
+            ? <Action right="operate" kind="main" act={run(() => send("POST", ["serverless", endpoint.id, "start"]))}>Start</Action>
+            : <Action right="operate" act={run(() => send("POST", ["serverless", endpoint.id, "stop"]))}>Stop</Action>}
+          <Action right="manage" kind="danger" act={async () => setDeleting(true)}>Delete…</Action>
+        </div>
+      </div>
+      {error}
+      {deleting ? <Confirm question={<>Delete the endpoint <b><Foreign text={endpoint.name} limit={120} /></b> with all its tasks and their results? This cannot be undone.</>} yes="Delete the endpoint" close={() => setDeleting(false)} act={async () => { await send("DELETE", ["serverless", endpoint.id]); route(BASE); }} /> : null}
+    </>
+  );
+}
+
+function Overview({ endpoint }: { endpoint: Endpoint }) {
+  const isQueue = endpoint.serviceMode === "QUEUE";
+  const counts = usePolled(`counts ${endpoint.id}`, isQueue ? 3000 : 0, (signal) => get<Counts>(["serverless", endpoint.id, "tasks", "count"], {}, signal));
+  const figure = (word: string, value: number, status: string | null) => (
+    <a class="card figure" href={viewUrl("tasks") + queryOf({ endpoint: endpoint.id, status, page: 1 })}><span class="muted">{word}</span><b>{countText(value)}</b></a>
+  );
+  return (
+    <>
+      {isQueue ? (
+        <Read from={counts} lines={2}>
+          {(all) => (
+            <div class="grid4">
+              {figure("Waiting for a worker", all.queued, "PROCESSING")}
+              {figure("Waiting for a next attempt", all.scheduled, "PROCESSING")}
+              {figure("Running", all.running, "PROCESSING")}
+              {figure("Failed, kept", all.failed, "FAILED")}
+              {figure("Succeeded, kept", all.success, "SUCCESS")}
+              {figure("Delivered, kept", all.delivered, "DELIVERED")}
+            </div>
+          )}
+        </Read>
+      ) : <Notice tone="info">An ALB endpoint has no queue: requests go to its workers at once.</Notice>}
+      <Workers endpoint={endpoint} />
+    </>
+  );
+}
+
+function Workers({ endpoint }: { endpoint: Endpoint }) {
+  const workers = usePolled(`workers ${endpoint.id}`, 3000, (signal) => get<Worker[]>(["serverless", endpoint.id, "workers"], {}, signal));
+  return <Read from={workers}>{(list) => <WorkersTable endpoint={endpoint} workers={list} />}</Read>;
+}
+
+function Deliveries({ endpoint }: { endpoint: Endpoint }) {
+  const shown = usePolled(`deliveries ${endpoint.id}`, 10_000, (signal) => get<Schemas["DeliveryPageView"]>(["serverless", endpoint.id, "deliveries"], { pageSize: 50 }, signal));
+  const { run, error } = useActions(shown.again);
+  return (
+    <Read from={shown}>
+      {(page) => (
+        <Card id="given-up" title="Results that were given up" aside={<span class="muted">{countText(page.total)}</span>}>
+          {error}
+          {page.items.length === 0 ? <Empty>Every result has reached its webhook, waits for its next attempt, or has no webhook.</Empty> : (
+            <div class="wrap" tabIndex={0} role="region" aria-label="Results that were given up">
+              <table>
+                <thead><tr><th scope="col">Task</th><th scope="col">Given up</th><th scope="col" class="num">Attempts</th><th scope="col">Webhook</th><th scope="col">Error</th><th scope="col"><span class="vh">Actions</span></th></tr></thead>
+                <tbody>
+                  {page.items.map((one) => (
+                    <tr key={one.taskId}>
+                      <td class="mono"><a href={viewUrl("tasks", endpoint.id, one.taskId)}><Foreign text={one.taskId} limit={60} /></a></td>
+                      <td><Time at={one.givenUpAt} /></td>
+                      <td class="num">{one.attempts}</td>
+                      <td class="clip mono" title={one.webhook ?? ""}><Foreign text={one.webhook ?? "–"} limit={200} /></td>
+                      <td class="clip"><Foreign text={one.error ?? "–"} limit={200} /></td>
+                      <td><Action right="operate" act={run(() => send("POST", ["serverless", endpoint.id, "tasks", one.taskId, "deliveries", "retry"]))}>Send again</Action></td>
+                    </tr>
+                  ))}
+                </tbody>
+              </table>
+            </div>
+          )}
+          {page.total > page.items.length ? <Empty>The newest {page.items.length} of {countText(page.total)} are shown. <code>queue-engine deliveries recover</code> sends all of a period again.</Empty> : null}
+        </Card>
+      )}
+    </Read>
+  );
+}
+
+function Settings({ endpoint }: { endpoint: Endpoint }) {
+  return (
+    <Card id="settings" title="Settings" aside={<span class="muted">Changed by <code>queue-engine endpoints update</code> or <code>PATCH</code></span>}>
+      <div class="body"><JsonTree text={JSON.stringify(endpoint)} open /></div>
+    </Card>
+  );
+}

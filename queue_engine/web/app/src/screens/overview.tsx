@@ -1,0 +1,107 @@
+import { type Counts, type Endpoint, get, type Worker } from "../api.ts";
+import { type Concern, concernsOf, lacksWorkers, worst } from "../attention.ts";
+import { Card, Empty, Foreign, Notice, Read, Title } from "../parts/common.tsx";
+import { EndpointsTable } from "../parts/endpoints-table.tsx";
+import { State } from "../parts/shapes.tsx";
+import { viewUrl } from "../place.ts";
+import { usePolled } from "../polled.ts";
+import { StartScreen } from "./start.tsx";
+import { can, now, zone } from "../state.ts";
+import { countText, timeText } from "../times.ts";
+
+/** Endpoints whose counts and deliveries are read too. The API has no sums over endpoints yet. */
+const MAX_COUNTED = 20;
+const EVERY_MS = 5000;
+
+interface Shown {
+  endpoints: Endpoint[];
+  counts: Map<string, Counts>;
+  concerns: Concern[];
+  counted: number;
+}
+
+async function read(signal: AbortSignal): Promise<Shown> {
+  const endpoints = await get<Endpoint[]>(["serverless"], {}, signal);
+  const queues = endpoints.filter((one) => one.serviceMode === "QUEUE").slice(0, MAX_COUNTED);
+  const counts = new Map<string, Counts>();
+  const givenUp = new Map<string, number>();
+  await Promise.all(queues.map(async (one) => {
+    counts.set(one.id, await get<Counts>(["serverless", one.id, "tasks", "count"], {}, signal));
+    givenUp.set(one.id, (await get<{ total: number }>(["serverless", one.id, "deliveries"], { pageSize: 1 }, signal)).total);
+  }));
+  const lacking = endpoints.filter(lacksWorkers).slice(0, MAX_COUNTED);
+  const workers = new Map(await Promise.all(lacking.map(async (one) => [one.id, await get<Worker[]>(["serverless", one.id, "workers"], {}, signal)] as const)));
+  const concerns = endpoints.flatMap((one) => concernsOf(one, workers.get(one.id) ?? [], givenUp.get(one.id) ?? 0));
+  return { endpoints, counts, concerns, counted: queues.length };
+}
+
+export function OverviewScreen() {
+  const shown = usePolled("overview", EVERY_MS, read);
+  if (shown.data?.endpoints.length === 0 && can("manage_tenant")) return <StartScreen />;
+  return (
+    <>
+      <Title text="Overview" />
+      <h1>Overview</h1>
+      <Read from={shown} lines={8}>
+        {(data) => (
+          <>
+            <Attention concerns={data.concerns} asOf={shown.asOf} />
+            <Figures shown={data} />
+            <EndpointsTable endpoints={data.endpoints} counts={data.counts} />
+          </>
+        )}
+      </Read>
+    </>
+  );
+}
+
+function Attention({ concerns, asOf }: { concerns: Concern[]; asOf: number }) {
+  const { list, more } = worst(concerns);
+  const count = concerns.length === 0 ? "" : `${concerns.length}, worst first`;
+  return (
+    <Card id="attention" title="Needs attention" aside={<span class="muted">{count}</span>}>
+      {list.length === 0 ? <Empty>Nothing was found wrong at {timeText(asOf + now.value - Date.now(), zone.value, now.value)}.</Empty> : (
+        <div class="body stack tight">
+          {list.map((one) => <ConcernNote key={`${one.endpoint} ${one.kind}`} concern={one} />)}
+          {more > 0 ? <div class="muted">{more} more in the list of endpoints.</div> : null}
+        </div>
+      )}
+    </Card>
+  );
+}
+
+function ConcernNote({ concern }: { concern: Concern }) {
+  const target = concern.kind === "workers" && concern.worker ? viewUrl("workers", concern.endpoint, concern.worker) : null;
+  return (
+    <Notice tone={concern.tone}>
+      <State tone={concern.tone === "bad" ? "failed" : "scheduled"}>{concern.kind}</State>{" "}
+      <b><a href={viewUrl("endpoints", concern.endpoint)}><Foreign text={concern.name} limit={80} /></a>: {concern.title}</b>{" "}
+      {concern.detail ? <code><Foreign text={concern.detail} limit={300} /></code> : null}{" "}
+      {target ? <a href={target}>Open its log</a> : null}
+      {concern.kind === "deliveries" ? <a href={viewUrl("endpoints", concern.endpoint, "deliveries")}>Open the deliveries</a> : null}
+      {concern.kind === "no workers" ? <a href={viewUrl("endpoints", concern.endpoint)}>Open the endpoint</a> : null}
+    </Notice>
+  );
+}
+
+function Figures({ shown }: { shown: Shown }) {
+  const sum = (pick: (one: Endpoint) => number) => shown.endpoints.reduce((total, one) => total + pick(one), 0);
+  const kept = [...shown.counts.values()].reduce((total, one) => ({ good: total.good + one.success + one.delivered, failed: total.failed + one.failed }), { good: 0, failed: 0 });
+  const ended = kept.good + kept.failed;
+  const isPartial = shown.counted < shown.endpoints.filter((one) => one.serviceMode === "QUEUE").length;
+  const rate = ended === 0 ? "none ended yet" : `${((kept.good / ended) * 100).toFixed(1)} % succeeded`;
+  const place = isPartial ? `, in ${shown.counted} endpoints` : "";
+  const wanted = sum((one) => one.totalWorkers);
+  return (
+    <div class="grid4">
+      <Figure word="Waiting" value={countText(sum((one) => one.queuedTasks))} note="for a worker or their next attempt" />
+      <Figure word="Running" value={countText(sum((one) => one.runningTasks))} note="tasks, all endpoints" />
+      <Figure word="Ended, kept" value={countText(ended)} note={rate + place} />
+      <Figure word="Workers running" value={countText(sum((one) => one.runningWorkers))} note={`of ${countText(wanted)} wanted`} />
+    </div>
+  );
+}
+
+function Figure({ word, value, note }: { word: string; value: string; note: string }) {
+  return <div class="card figure"><span class="muted">{word}</span><b>{value}</b><span class="muted">{note}</span></div>;
+}

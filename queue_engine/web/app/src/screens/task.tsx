@@ -1,0 +1,135 @@
+import { useLocation } from "preact-iso";
+import { useState } from "preact/hooks";
+import { type Attempt, type DeliveryAttempt, get, getTask, send, type Task, type TaskDetail } from "../api.ts";
+import { Action, Card, Confirm, CopyButton, Empty, Foreign, Read, Time, Title, useActions } from "../parts/common.tsx";
+import { DeliveryState, TaskState } from "../parts/shapes.tsx";
+import { Payload } from "../parts/payload.tsx";
+import { Timeline } from "../parts/timeline.tsx";
+import { queryOf } from "../filters.ts";
+import { BASE, viewUrl } from "../place.ts";
+import { usePolled } from "../polled.ts";
+
+interface Life {
+  attempts: Attempt[];
+  deliveries: DeliveryAttempt[];
+}
+
+/** Read a task and all that is known about its life: often while something happens to it, rarely after. */
+export function useTask(endpoint: string, task: string) {
+  const [settled, setSettled] = useState(false);
+  const path = ["serverless", endpoint, "tasks", task];
+  const detail = usePolled<TaskDetail>(`${endpoint} ${task}`, settled ? 15_000 : 1500, async (signal) => {
+    const found = await getTask(endpoint, task, 0, signal);
+    setSettled(isSettled(found.task));
+    return found;
+  });
+  const life = usePolled<Life>(`life ${endpoint} ${task}`, settled ? 15_000 : 1500, async (signal) => {
+    const [attempts, deliveries] = await Promise.all([
+      get<Attempt[]>([...path, "attempts"], {}, signal),
+      get<DeliveryAttempt[]>([...path, "deliveries"], {}, signal),
+    ]);
+    return { attempts, deliveries };
+  });
+  const again = () => { setSettled(false); detail.again(); life.again(); };
+  return { detail, life, again };
+}
+
+/** Return true if nothing happens to the task any more by itself. */
+function isSettled(task: Task): boolean {
+  const isTold = task.webhook === null || task.deliveryStatus === "SUCCESS" || task.deliveryStatus === "MAX_RETRIES_EXCEEDED";
+  return task.finishedAt !== null && isTold;
+}
+
+export function TaskScreen({ endpoint = "", task = "" }: { endpoint?: string; task?: string }) {
+  const { detail, life, again } = useTask(endpoint, task);
+  const gone = (
+    <>
+      <h1 class="mono"><Foreign text={task} limit={255} /></h1>
+      <Empty>There is no such task, or this key does not see it. An ended task is kept for a time that its endpoint's settings say, then removed. <a href={viewUrl("tasks") + queryOf({ endpoint, status: null, page: 1 })}>Tasks of the endpoint</a></Empty>
+    </>
+  );
+  return (
+    <>
+      <Title text={`Task ${task}`} />
+      <Read from={detail} gone={gone} lines={10}>
+        {(found) => (
+          <>
+            <Head detail={found} again={again} />
+            {found.task.error ? <div class="note bad"><div><b>Why it failed.</b> <code><Foreign text={found.task.error} limit={2000} /></code></div></div> : null}
+            <div class="side">
+              <div class="stack">
+                <Read from={life} lines={4}>{({ attempts, deliveries }) => <Timeline task={found.task} attempts={attempts} deliveries={deliveries} />}</Read>
+                <div class="grid2">
+                  <Payload id="input" title="Input" text={found.input} name={`${task}-input.json`} empty="No input." />
+                  <Payload id="output" title="Output" text={found.output} name={`${task}-output.json`} empty={found.task.finishedAt === null ? "The task has not ended." : "The task has no output, or its output is null."} />
+                </div>
+              </div>
+              <aside class="stack"><Facts task={found.task} /></aside>
+            </div>
+          </>
+        )}
+      </Read>
+    </>
+  );
+}
+
+function Head({ detail: { task }, again }: { detail: TaskDetail; again: () => void }) {
+  const { run, error } = useActions(again);
+  const { route } = useLocation();
+  const [deleting, setDeleting] = useState(false);
+  const path = ["serverless", task.endpointId, "tasks", task.taskId];
+  const hasEnded = task.finishedAt !== null;
+  const list = viewUrl("tasks") + queryOf({ endpoint: String(task.endpointId), status: null, page: 1 });
+  return (
+    <>
+      <div class="row spread">
+        <div class="row"><a href={viewUrl("tasks")}>Tasks</a><span class="muted">/</span><a href={list}><Foreign text={task.endpointName} limit={80} /></a><span class="muted">/</span><h1 class="mono"><Foreign text={task.taskId} limit={255} /></h1><TaskState task={task} /></div>
+        <div class="row">
+          <CopyButton text={() => curlOf(task)}>Copy as curl</CopyButton>
+          {hasEnded
+            ? <Action right="operate" kind="main" act={run(() => send("POST", [...path, "retry"]))}>Retry</Action>
+            : <Action right="cancel" kind="danger" act={run(() => send("POST", [...path, "cancel"]))} because={task.cancelRequested ? "Cancellation was requested already" : null}>Cancel</Action>}
+          {hasEnded && task.webhook !== null ? <Action right="operate" act={run(() => send("POST", [...path, "deliveries", "redeliver"]))}>Send again</Action> : null}
+          {hasEnded ? <Action right="manage" kind="danger" act={async () => setDeleting(true)}>Delete…</Action> : null}
+        </div>
+      </div>
+      {error}
+      {deleting ? <Confirm question={<>Remove the task <b class="mono"><Foreign text={task.taskId} limit={255} /></b> with its input and output? This cannot be undone.</>} yes="Remove the task" close={() => setDeleting(false)} act={async () => { await send("DELETE", path); route(list); }} /> : null}
+    </>
+  );
+}
+
+function Facts({ task }: { task: TaskDetail["task"] }) {
+  const headers = Object.entries(task.headers);
+  return (
+    <Card id="facts" title="Facts">
+      <div class="body">
+        <dl class="facts">
+          <dt>Endpoint</dt><dd><a href={viewUrl("endpoints", task.endpointId)}><Foreign text={task.endpointName} limit={80} /></a> ({task.endpointId})</dd>
+          <dt>Created</dt><dd><Time at={task.createdAt} /></dd>
+          <dt>Started</dt><dd><Time at={task.startedAt} /></dd>
+          <dt>Finished</dt><dd><Time at={task.finishedAt} /></dd>
+          <dt>Attempts</dt><dd>{task.attempts}</dd>
+          <dt>Sent to</dt><dd class="mono">{task.workerUrl ? <Foreign text={task.workerUrl} limit={300} /> : <span class="muted">no worker yet</span>}</dd>
+          <dt>Time limit</dt><dd>{task.executionTimeoutSeconds} s an attempt</dd>
+          <dt>Queue limit</dt><dd>{task.queueTtlSeconds === null ? <span class="muted">none</span> : `${task.queueTtlSeconds} s`}</dd>
+          <dt>Webhook</dt><dd class="mono">{task.webhook === null ? <span class="muted">none</span> : <Foreign text={task.webhook} limit={300} />}</dd>
+          {task.webhook === null ? null : <><dt>Delivery</dt><dd><DeliveryState task={task} /> {task.deliveryAttempts} attempts</dd></>}
+          {task.deliveryError ? <><dt>Given up</dt><dd><Foreign text={task.deliveryError} limit={300} /></dd></> : null}
+          {task.nextDeliveryAt === null ? null : <><dt>Next delivery</dt><dd><Time at={task.nextDeliveryAt} /></dd></>}
+          <dt>Headers</dt><dd>{headers.length === 0 ? <span class="muted">none</span> : headers.map(([name, value]) => <div key={name}><code><Foreign text={`${name}: ${value}`} limit={300} /></code></div>)}</dd>
+        </dl>
+      </div>
+    </Card>
+  );
+}
+
+/** Return a command that reads the task. A command that submits it again would need its secrets, which only the server has. */
+function curlOf(task: Task): string {
+  const url = `${location.origin}${BASE.replace(/\/console$/, "")}/v2/serverless/${task.endpointId}/tasks/${encodeURIComponent(task.taskId)}`;
+  return `curl -s ${quoted(url)} -H "X-Api-Key: $QUEUE_ENGINE_API_KEY"`;
+}
+
+function quoted(text: string): string {
+  return `'${text.replaceAll("'", "'\\''")}'`;
+}

@@ -1,0 +1,129 @@
+import { useLocation } from "preact-iso";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { ApiError, type Endpoint, get, type Schemas, type Worker } from "../api.ts";
+import { Card, Empty, ErrorNotice, Foreign, Read, Time, Title } from "../parts/common.tsx";
+import { PlatformState } from "../parts/shapes.tsx";
+import { viewUrl } from "../place.ts";
+import { usePolled } from "../polled.ts";
+import { now, zone } from "../state.ts";
+import { agoText, timeText } from "../times.ts";
+
+type Line = Schemas["LogLineView"];
+type LogPage = Schemas["LogPageView"];
+
+/** Lines that the page keeps. Older ones are left out first. */
+const MAX_LINES = 5000;
+const PAGE = 500;
+const FOLLOW_MS = 1500;
+
+export function WorkerScreen({ endpoint = "", worker = "" }: { endpoint?: string; worker?: string }) {
+  const of = usePolled(`${endpoint}`, 10_000, (signal) => get<Endpoint>(["serverless", endpoint], {}, signal));
+  const all = usePolled(`workers ${endpoint}`, 3000, (signal) => get<Worker[]>(["serverless", endpoint, "workers"], {}, signal));
+  const found = all.data?.find((one) => one.workerId === worker);
+  return (
+    <>
+      <Title text={`Worker ${worker}`} />
+      <div class="row">
+        <a href={viewUrl("endpoints", endpoint, "workers")}><Foreign text={of.data?.name ?? `endpoint ${endpoint}`} limit={80} /></a><span class="muted">/</span>
+        <h1 class="mono"><Foreign text={worker} limit={63} /></h1>{found ? <PlatformState status={found.status} /> : null}
+      </div>
+      <Read from={all} lines={2}>{() => (found ? <Facts worker={found} /> : <Empty>This worker has ended. Its log can be read for a time after that.</Empty>)}</Read>
+      <Log key={`${endpoint} ${worker}`} endpoint={endpoint} worker={worker} />
+    </>
+  );
+}
+
+function Facts({ worker }: { worker: Worker }) {
+  return (
+    <Card id="worker" title="Worker">
+      <div class="body">
+        <dl class="facts">
+          <dt>Since</dt><dd><Time at={worker.createdAt} /></dd>
+          <dt>Last report</dt><dd>{worker.lastHeartbeatAt === null ? "none yet" : agoText(now.value - worker.lastHeartbeatAt)}</dd>
+          <dt>Running tasks</dt><dd>{worker.runningTasks}</dd>
+          <dt>Restarts</dt><dd>{worker.restarts}</dd>
+          <dt>GPU, region</dt><dd><Foreign text={[worker.gpuType, worker.region].filter(Boolean).join(", ") || "not known"} limit={80} /></dd>
+          {worker.error ? <><dt>Error</dt><dd><code><Foreign text={worker.error} limit={2000} /></code></dd></> : null}
+        </dl>
+      </div>
+    </Card>
+  );
+}
+
+function Log({ endpoint, worker }: { endpoint: string; worker: string }) {
+  const { query } = useLocation();
+  const [keyword, setKeyword] = useState("");
+  const [follows, setFollows] = useState(query["to"] === undefined);
+  const log = useLog(endpoint, worker, { from: query["from"], to: query["to"], keyword, follows });
+  const end = useRef<HTMLPreElement>(null);
+  useEffect(() => {
+    if (follows && end.current) end.current.scrollTop = end.current.scrollHeight;
+  }, [log.lines, follows]);
+  const part = query["from"] === undefined ? null : <a class="btn" href={viewUrl("workers", endpoint, worker)}>Whole log</a>;
+  const tools = (
+    <>
+      {part}
+      <form class="row" onSubmit={(event) => { event.preventDefault(); setKeyword((new FormData(event.currentTarget).get("keyword") as string | null) ?? ""); }}>
+        <input class="field narrow" name="keyword" type="search" maxLength={256} aria-label="Only lines with this text" placeholder="only lines with …" />
+      </form>
+      <button class="btn" type="button" aria-pressed={follows} onClick={() => setFollows(!follows)}>Follow</button>
+    </>
+  );
+  return (
+    <Card id="log" title="Log" aside={tools}>
+      {log.error ? <ErrorNotice error={log.error} /> : null}
+      {log.left ? <div class="body muted">Only the newest {MAX_LINES} lines are kept here.</div> : null}
+      {log.lines.length === 0 ? <Empty>{log.isRead ? (keyword ? "No line has this text." : "The container has written nothing.") : "Reading …"}</Empty> : (
+        <pre class="log" tabIndex={0} ref={end} aria-label="Lines of the log">
+          {log.lines.map((line) => <div key={`${line.timestamp} ${line.offset}`}><span class="t" title={line.timestamp}>{timeText(Date.parse(line.timestamp), zone.value, now.value)}</span> <Foreign text={line.log} limit={5000} /></div>)}
+        </pre>
+      )}
+    </Card>
+  );
+}
+
+interface Wanted {
+  from: string | undefined;
+  to: string | undefined;
+  keyword: string;
+  follows: boolean;
+}
+
+/** Read a part of the log, or its newest lines and then what is added. */
+function useLog(endpoint: string, worker: string, wanted: Wanted) {
+  const [held, hold] = useState<{ lines: Line[]; left: boolean; isRead: boolean; error: ApiError | null }>({ lines: [], left: false, isRead: false, error: null });
+  const { from, to, keyword, follows } = wanted;
+  useEffect(() => {
+    const ended = new AbortController();
+    let timer = 0;
+    let tokens: Record<string, string> = {};
+    const path = ["serverless", endpoint, "workers", worker, "logs"];
+    const given = { keyword: keyword || undefined, endTime: to };
+    const add = (lines: Line[]) => hold((before) => {
+      const all = [...before.lines, ...lines];
+      return { lines: all.slice(-MAX_LINES), left: before.left || all.length > MAX_LINES, isRead: true, error: null };
+    });
+    const step = async () => {
+      if (document.hidden) { timer = window.setTimeout(() => void step(), FOLLOW_MS); return; }
+      try {
+        let more = true;
+        while (more && !ended.signal.aborted) {
+          const page = await get<LogPage>(path, { ...given, ...(tokens["searchAfterTime"] ? {} : { startTime: from }), ...tokens, pageSize: PAGE }, ended.signal);
+          if (ended.signal.aborted) return;
+          if (page.nextSearchAfterTime !== null) tokens = { searchAfterTime: page.nextSearchAfterTime, searchAfterOffset: page.nextSearchAfterOffset ?? "0" };
+          add(page.logs);
+          more = page.hasMore;
+        }
+      } catch (caught) {
+        if (ended.signal.aborted) return;
+        const error = caught instanceof ApiError ? caught : new ApiError(-1, String(caught));
+        hold((before) => ({ ...before, isRead: true, error }));
+      }
+      if (follows) timer = window.setTimeout(() => void step(), FOLLOW_MS);
+    };
+    hold({ lines: [], left: false, isRead: false, error: null });
+    void step();
+    return () => { ended.abort(); clearTimeout(timer); };
+  }, [endpoint, worker, from, to, keyword, follows]);
+  return held;
+}

@@ -1,0 +1,38 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { concernsOf, lacksWorkers, worst } from "../src/attention.ts";
+
+const endpoint = (changes = {}) => ({ id: "7", name: "echo", status: "RUNNING", totalWorkers: 2, runningWorkers: 2, queuedTasks: 0, ...changes });
+const worker = (changes = {}) => ({ workerId: "w-1", status: "RUNNING", error: null, restarts: 0, ...changes });
+
+test("a healthy endpoint is no concern", () => {
+  assert.equal(lacksWorkers(endpoint()), false);
+  assert.deepEqual(concernsOf(endpoint(), [worker(), worker({ restarts: 3 })], 0), []);
+});
+
+test("an endpoint that is stopped lacks no workers", () => {
+  assert.equal(lacksWorkers(endpoint({ status: "STOPPED", runningWorkers: 0 })), false);
+});
+
+test("workers that do not come up are named with their error", () => {
+  const broken = [worker({ status: "FAILED" }), worker({ workerId: "w-2", status: "FAILED", error: "exit status 1" })];
+  const [concern] = concernsOf(endpoint({ status: "FAILED", runningWorkers: 0 }), broken, 0);
+  assert.deepEqual([concern!.title, concern!.detail, concern!.worker], ["2 of 2 workers do not come up.", "exit status 1", "w-2"]);
+});
+
+test("a worker that starts for the first time is no concern", () => {
+  assert.deepEqual(concernsOf(endpoint({ runningWorkers: 1 }), [worker(), worker({ status: "INITIALIZING" })], 0), []);
+});
+
+test("tasks without a worker are a concern", () => {
+  const [concern] = concernsOf(endpoint({ totalWorkers: 0, runningWorkers: 0, queuedTasks: 4 }), [], 0);
+  assert.equal(concern!.kind, "no workers");
+});
+
+test("the worst come first, at most seven", () => {
+  const all = Array.from({ length: 9 }, (_, index) => concernsOf(endpoint({ name: `e${index}` }), [], index + 1)).flat();
+  const crash = concernsOf(endpoint({ status: "FAILED", name: "z" }), [], 0);
+  const { list, more } = worst([...all, ...crash]);
+  assert.equal(list[0]!.name, "z");
+  assert.deepEqual([list.length, more], [7, 3]);
+});

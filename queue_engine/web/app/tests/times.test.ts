@@ -1,0 +1,26 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { agoText, countText, fullText, lengthText, sizeText, timeText } from "../src/times.ts";
+
+test("lengths have two units at most", () => {
+  const texts = [0, 4, 999, 1234, 59_949, 59_950, 161_000, 3_599_400, 3_599_600, 11_100_000, 187_200_000].map(lengthText);
+  assert.deepEqual(texts, ["0 ms", "4 ms", "999 ms", "1.2 s", "59.9 s", "1 m 00 s", "2 m 41 s", "59 m 59 s", "1 h 00 m", "3 h 05 m", "2 d 4 h"]);
+});
+
+test("a length is never negative", () => assert.equal(lengthText(-5), "0 ms"));
+
+test("a time has its date when it is not today", () => {
+  const now = Date.UTC(2026, 10, 28, 14, 42, 0);
+  assert.equal(timeText(now - 2000, "UTC", now), "14:41:58");
+  assert.equal(timeText(now - 86_400_000, "UTC", now), "2026-11-27 14:42:00");
+  assert.equal(fullText(now - 1_200_000, "UTC", now), "2026-11-28 14:22:00.000 UTC, 20 m 00 s ago");
+});
+
+test("what is to come is said so", () => {
+  assert.deepEqual([agoText(-48_000), agoText(10), agoText(2000)], ["in 48.0 s", "now", "2.0 s ago"]);
+});
+
+test("sizes and counts are grouped", () => {
+  assert.deepEqual([sizeText(412), sizeText(18_400), sizeText(1_200_000), sizeText(999_960)], ["412 B", "18.4 kB", "1.2 MB", "1.0 MB"]);
+  assert.deepEqual([0, 999, 1000, 24_118, 1_000_000].map(countText), ["0", "999", "1,000", "24,118", "1,000,000"]);
+});
