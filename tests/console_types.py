@@ -17,13 +17,15 @@ from queue_engine.config.engine import ApiSettings
 
 APP = Path(__file__).resolve().parents[1] / "queue_engine" / "web" / "app"
 FILE = APP / "openapi.json"
+_TYPED = ("operationId", "parameters", "requestBody")
 _TEXTS = frozenset({"description", "examples", "example", "summary", "title"})
 
 
 def described() -> dict[str, Any]:
     """The OpenAPI document of the API with the settings of `up`."""
     app = create_app(ApiSettings.model_construct(api_metrics="public"), Mock(), Mock(), load_catalogue(None))
-    return reduced(describe(route for route in app.router.routes if _is_described(route)))  # type: ignore[arg-type]
+    routes = [route for route in app.router.routes if isinstance(route, DescribedRoute)]
+    return reduced(describe(route for route in routes if _is_described(route)))
 
 
 def reduced(document: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def reduced(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _typed(operation: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: operation[name] for name in ("operationId", "parameters", "requestBody") if name in operation}
+    kept: dict[str, Any] = {name: operation[name] for name in _TYPED if name in operation}
     kept["responses"] = {"200": operation["responses"]["200"] | {"description": ""}}
     typed: dict[str, Any] = _without_texts(kept)
     return typed
@@ -69,12 +71,8 @@ def text() -> str:
     return json.dumps(described(), indent=1, ensure_ascii=False) + "\n"
 
 
-def _is_described(route: object) -> bool:
-    return (
-        isinstance(route, DescribedRoute)
-        and not isinstance(route, AgentRoute)
-        and not route.path.startswith("/console")
-    )
+def _is_described(route: DescribedRoute) -> bool:
+    return not isinstance(route, AgentRoute) and not route.path.startswith("/console")
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def files() -> Iterator[Path]:
     yield from (ROOT / name for name in DOCUMENTS if (ROOT / name).exists())
     for folder in FOLDERS:
         found = (path for path in sorted((ROOT / folder).rglob("*")) if path.suffix in SUFFIXES)
-        yield from (path for path in found if path.name not in OWN_FILES)
+        yield from (path for path in found if path.name not in OWN_FILES and "node_modules" not in path.parts)
 
 
 def counted() -> dict[str, int]:

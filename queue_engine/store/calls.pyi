@@ -52,6 +52,13 @@ class CancelEnded:
 class CancelGone:
     word: Literal["GONE"]
 
+class CancelInOperationOk:
+    word: Literal["OK"]
+    result: str
+
+class CancelInOperationStale:
+    word: Literal["STALE"]
+
 class CancelRecoveryOk:
     word: Literal["OK"]
 
@@ -106,6 +113,25 @@ class CreateEndpointOk:
 class CreateEndpointExists:
     word: Literal["EXISTS"]
 
+class CreateOperationOk:
+    word: Literal["OK"]
+    surplus: list[str]
+
+class CreateOperationAlready:
+    word: Literal["ALREADY"]
+
+class CreateOperationConflict:
+    word: Literal["CONFLICT"]
+
+class CreateOperationBusy:
+    word: Literal["BUSY"]
+
+class CreateOperationClosed:
+    word: Literal["CLOSED"]
+
+class CreateOperationGone:
+    word: Literal["GONE"]
+
 class CreateSessionOk:
     word: Literal["OK"]
     ends_ms: int
@@ -149,6 +175,13 @@ class DeleteCredentialInUse:
 class DeleteCredentialNotFound:
     word: Literal["NOT_FOUND"]
 
+class DeleteInOperationOk:
+    word: Literal["OK"]
+    result: str
+
+class DeleteInOperationStale:
+    word: Literal["STALE"]
+
 class DeleteTaskOk:
     word: Literal["OK"]
 
@@ -165,6 +198,18 @@ class DueDeliveriesOk:
     word: Literal["OK"]
     delivery_ids: list[str]
     next_ms: int | None
+
+class EndOperationOk:
+    word: Literal["OK"]
+
+class EndOperationBusy:
+    word: Literal["BUSY"]
+
+class EndOperationEnded:
+    word: Literal["ENDED"]
+
+class EndOperationGone:
+    word: Literal["GONE"]
 
 class EndSessionsOk:
     word: Literal["OK"]
@@ -195,6 +240,9 @@ class EnqueueClosed:
 
 class EnqueueFull:
     word: Literal["FULL"]
+
+class EnqueueTooLate:
+    word: Literal["TOO_LATE"]
 
 class EnqueueLimited:
     word: Literal["LIMITED"]
@@ -229,6 +277,9 @@ class FinishOk:
     words: list[list[str]]
 
 class ForgetApiKeysOk:
+    word: Literal["OK"]
+
+class ForgetOperationsOk:
     word: Literal["OK"]
 
 class HastenChecksOk:
@@ -340,6 +391,13 @@ class PlanCheckChanged:
 
 class PlanDeletionsOk:
     word: Literal["OK"]
+
+class PlanOperationOk:
+    word: Literal["OK"]
+    is_complete: bool
+
+class PlanOperationStale:
+    word: Literal["STALE"]
 
 class PlanPurgeOk:
     word: Literal["OK"]
@@ -538,6 +596,13 @@ class RerunFull:
 
 class RerunGone:
     word: Literal["GONE"]
+
+class RerunInOperationOk:
+    word: Literal["OK"]
+    result: str
+
+class RerunInOperationStale:
+    word: Literal["STALE"]
 
 class ResealFieldOk:
     word: Literal["OK"]
@@ -909,6 +974,16 @@ class Scripts:
         """Cancel a task. A waiting task ends at once. The agent of a running task learns of it at once by an entry in
         the partition's stream, which agents and API processes read, and with the next heartbeat at the latest.
         """
+    async def cancel_in_operation(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        operation: str,
+        todo: str,
+        states: Sequence[str],
+    ) -> CancelInOperationOk | CancelInOperationStale:
+        """Cancel a task for an operation: see change_in_operation."""
     async def cancel_recovery(self, keys: EndpointKeys, /) -> CancelRecoveryOk | CancelRecoveryEnded:
         """Cancel the recovery of an endpoint, if one runs. Deliveries that it has made due are not changed."""
     async def check_endpoint(self, keys: EndpointKeys, /) -> CheckEndpointOk:
@@ -921,11 +996,14 @@ class Scripts:
         worker_id: str,
         limit: int,
         is_turn_of_new: bool,
-        retried_after: str,
-        new_after: str,
+        retried_after: str | None,
+        new_after: str | None,
     ) -> ClaimOk:
         """Claim waiting tasks for an agent. While both queues have tasks, each gets half of the places, so that no
-        queue waits until the other one is empty. A repeated call returns the same entries. Does not wait for a task.
+        queue waits until the other one is empty. A repeated call returns the same entries. Does not wait for a task: an
+        agent without tasks waits for the bell, in the same write to the store (see bell.py). An agent that hears the
+        bell may get fewer tasks than wait, or none because another agent was faster. So a claim that is full rings for
+        the next agent, and one that leaves no task takes the bells that no agent has heard.
         """
     async def create_agent_token(
         self,
@@ -979,6 +1057,34 @@ class Scripts:
         fields: Mapping[str, str | int],
     ) -> CreateEndpointOk | CreateEndpointExists:
         """Store a new endpoint and create its queues."""
+    async def create_operation(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        operation: str,
+        given_tasks: str,
+        operation_id: str,
+        call_id: str,
+        fingerprint: str,
+        action: str,
+        filters: str,
+        is_dry: bool,
+        author_id: str,
+        author_name: str,
+        address: str,
+        task_ids: Sequence[str],
+    ) -> (
+        CreateOperationOk
+        | CreateOperationAlready
+        | CreateOperationConflict
+        | CreateOperationBusy
+        | CreateOperationClosed
+        | CreateOperationGone
+    ):
+        """Begin an operation: change many tasks of an endpoint, in the background. Not allowed at maxmemory, because it
+        is new work.
+        """
     async def create_session(
         self,
         *,
@@ -1043,6 +1149,16 @@ class Scripts:
         """Remove a credential, unless its use was noted within USE_GRACE_MS. The caller has checked that no stored
         endpoint uses it.
         """
+    async def delete_in_operation(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        operation: str,
+        todo: str,
+        states: Sequence[str],
+    ) -> DeleteInOperationOk | DeleteInOperationStale:
+        """Remove an ended task for an operation: see change_in_operation."""
     async def delete_task(self, keys: TaskKeys, /) -> DeleteTaskOk | DeleteTaskBusy | DeleteTaskGone:
         """Remove an ended task with all its data. A delivery of its result that has not ended is dropped."""
     async def drop_logs(
@@ -1056,6 +1172,18 @@ class Scripts:
         """Delete the logs of some workers."""
     async def due_deliveries(self, *, waiting: str, limit: int) -> DueDeliveriesOk:
         """Find the deliveries of a partition whose wait is over."""
+    async def end_operation(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        operation: str,
+        todo: str,
+        given_tasks: str,
+        status: str,
+        error_text: str,
+    ) -> EndOperationOk | EndOperationBusy | EndOperationEnded | EndOperationGone:
+        """End an operation that runs. An operation that ends as done must have no further tasks."""
     async def end_sessions(self, *, index: str, records: Sequence[str], hashes: Sequence[str]) -> EndSessionsOk:
         """End sessions of the web console."""
     async def end_waiting(self, keys: TaskKeys, /, *, error_text: str) -> EndWaitingOk | EndWaitingGone:
@@ -1074,6 +1202,8 @@ class Scripts:
         execution_timeout: str | None,
         queue_ttl: str | None,
         tag_names: str | None,
+        delay_ms: int | None,
+        run_at_ms: int | None,
     ) -> (
         EnqueueOk
         | EnqueueExists
@@ -1082,6 +1212,7 @@ class Scripts:
         | EnqueueNotQueue
         | EnqueueClosed
         | EnqueueFull
+        | EnqueueTooLate
         | EnqueueLimited
         | EnqueueWithin
     ):
@@ -1123,6 +1254,15 @@ class Scripts:
         key_hashes: Sequence[str],
     ) -> ForgetApiKeysOk:
         """Remove API keys that have expired from the indexes."""
+    async def forget_operations(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        records: Sequence[str],
+        operation_ids: Sequence[str],
+    ) -> ForgetOperationsOk:
+        """Remove operations that have ended."""
     async def hasten_checks(self, keys: Partition, /, *, limit: int) -> HastenChecksOk:
         """Let the leading controller look at endpoints of a partition at once that it would look at later."""
     async def hold_leadership(
@@ -1240,12 +1380,29 @@ class Scripts:
         """Set the times of the next attempts to delete endpoints that were taken, unless an endpoint was deleted or
         made due since.
         """
+    async def plan_operation(
+        self,
+        *,
+        operation: str,
+        todo: str,
+        given_tasks: str,
+        step: int,
+        limit: int,
+        scanned: int,
+        from_place: int | None,
+        found: Sequence[str],
+    ) -> PlanOperationOk | PlanOperationStale:
+        """Note the tasks that an operation changes next, and its progress. Only the process that knows the number of
+        the latest step may do it, so that no step is made twice.
+        """
     async def plan_purge(self, keys: EndpointKeys, /, *, held_until_ms: int, has_consumers: bool) -> PlanPurgeOk:
         """Set the time at which an endpoint is purged next: when its next ended task expires, and soon while consumers
         are left. An earlier time that was set since the endpoint was taken stays.
         """
     async def promote(self, keys: TaskKeys, /) -> PromoteQueued | PromoteOk:
-        """Queue a scheduled task whose wait is over."""
+        """Queue a scheduled task whose wait is over. Before its first run it waits with the new tasks, and the time
+        limit of its waiting counts from now.
+        """
     async def promote_delivery(
         self,
         keys: Partition,
@@ -1414,7 +1571,9 @@ class Scripts:
         slots: int | None,
         mean_run_ms: float | None,
     ) -> ReportWorkerOk | ReportWorkerGone:
-        """Record the status that an agent reports for its worker."""
+        """Record the status that an agent reports for its worker. The bell rings again if tasks are queued, because an
+        agent may have died after it heard the bell and before it claimed.
+        """
     async def rerun(
         self,
         keys: TaskKeys,
@@ -1424,6 +1583,18 @@ class Scripts:
     ) -> RerunOk | RerunAlready | RerunBusy | RerunClosed | RerunFull | RerunGone:
         """Queue an ended task again with fresh budgets. Its result and the delivery of the result are removed. Not
         allowed at maxmemory, because it is new work.
+        """
+    async def rerun_in_operation(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        operation: str,
+        todo: str,
+        states: Sequence[str],
+    ) -> RerunInOperationOk | RerunInOperationStale:
+        """Queue an ended task again for an operation: see change_in_operation. Not allowed at maxmemory, because it is
+        new work.
         """
     async def reseal_field(
         self,
@@ -1544,6 +1715,7 @@ class Scripts:
         limit: int,
         max_sorted: int,
         prefix: str,
+        tag: str,
     ) -> ScanOk:
         """Read the next tasks of an endpoint in the order of creation, from the index that has the fewest of those that
         can match.

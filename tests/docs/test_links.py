@@ -47,7 +47,7 @@ def test_pages_named_in_code_exist() -> None:
         f"{source.relative_to(ROOT)}: {name}"
         for folder in CODE
         for source in (ROOT / folder).rglob("*")
-        if source.suffix in (".py", ".yml", ".toml", ".lua", ".conf", ".service")
+        if source.suffix in (".py", ".yml", ".toml", ".lua", ".conf", ".service") and "node_modules" not in source.parts
         for name in re.findall(r"\bdocs/[\w/-]+\.md\b", source.read_text())
         if not (ROOT / name).exists() and source != Path(__file__)
     }

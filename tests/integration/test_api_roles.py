@@ -52,7 +52,8 @@ ROLES: dict[str, set[Role]] = {
     "get_credential": VIEWERS,
     **dict.fromkeys(("create_credential", "update_credential", "delete_credential"), ADMINS),
     **dict.fromkeys(ALB, SUBMITTERS),
-    **dict.fromkeys(("show_me", "create_console_link"), set(Role)),
+    "show_me": set(Role),
+    "create_console_link": set(Role),
     "list_templates": VIEWERS,
     **dict.fromkeys(("create_key", "list_keys", "rotate_key", "revoke_key"), ADMINS),
     **dict.fromkeys(("create_agent_token", "list_agent_tokens", "revoke_agent_token"), ADMINS),
@@ -147,8 +148,8 @@ async def test_a_role_allows_its_calls_and_no_others(api: RunningApi, role: Role
         else:
             assert_is(answer, FORBIDDEN, route)
             assert f"the role {role} does not allow this" in answer.text or not answer.content
-    # The new key, its index, and the set of limited keys; the calls have created nothing.
-    assert await api.keys_stored() <= before + 3
+    # The new key, its index, the set of limited keys, and a link with its index. The calls have created nothing else.
+    assert await api.keys_stored() <= before + 5
 
 
 async def test_no_role_allows_the_calls_of_agents(api: RunningApi) -> None:

@@ -82,8 +82,10 @@ class TestSessions:
         submitted = await browser.send("POST", f"/console/api/serverless/{endpoint}/tasks", json=task)
         assert submitted.status_code == 200, submitted.text
         task_id = submitted.json()["data"]["taskId"]
-        shown = await browser.send("GET", f"/console/api/serverless/{endpoint}/tasks/{task_id}")
-        assert shown.json() == (await browser.api.client.get(f"/v2/serverless/{endpoint}/tasks/{task_id}")).json()
+        path = f"serverless/{endpoint}/tasks/{task_id}/attempts"
+        shown = await browser.send("GET", f"/console/api/{path}")
+        assert shown.status_code == 200
+        assert shown.json() == (await browser.api.client.get(f"/v2/{path}")).json()
 
     async def test_the_cookie_is_out_of_reach_of_scripts_and_of_other_sites(self, api: RunningApi) -> None:
         response = await Browser(api).log_in(apiKey=api.key)

@@ -391,6 +391,8 @@ def violations(module: str, source: str, is_package: bool = False) -> list[str]:
 def _modules() -> Iterator[tuple[str, Path]]:
     for package in OURS:
         for path in sorted((ROOT / package).rglob("*.py")):
+            if "node_modules" in path.parts:
+                continue
             parts = path.relative_to(ROOT).with_suffix("").parts
             yield ".".join(parts[:-1] if _is_package(path) else parts), path
 

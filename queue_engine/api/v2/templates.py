@@ -54,7 +54,7 @@ def _example(services: Services, command: str) -> dict[str, Any]:
             "image": "queue-engine/example-worker",
             "resources": [{"region": regions[0] if regions else "local", "gpuType": "CPU", "gpuCount": 1}],
             "workers": 2,
-            "containerVolumeInGb": 10,
+            "containerVolumeInGb": 20,
             "initializationCommand": command,
             "expose": {"port": 8000, "protocol": "http"},
             "serviceMode": "QUEUE",

@@ -13,6 +13,7 @@ export type DeliveryAttempt = Schemas["DeliveryAttemptView"];
 export type Worker = Schemas["WorkerView"];
 export type Me = Schemas["MeView"];
 export type Counts = Schemas["TaskCountsView"];
+export type Waiting = Schemas["WaitingView"];
 export type Template = Schemas["TemplateView"];
 
 /** A request that was refused, or that got no response (`status` 0). */
@@ -42,7 +43,7 @@ export async function send<T>(method: "POST" | "PUT" | "PATCH" | "DELETE", parts
 }
 
 export interface TaskDetail {
-  task: Task & { headers: Record<string, string> };
+  task: Omit<Schemas["TaskDetailView"], "input" | "output">;
   input: string;
   output: string | null;
 }

@@ -22,6 +22,8 @@ export interface TaskFacts {
   createdAt: number;
   finishedAt: number | null;
   state: string;
+  /** The time of the next attempt to deliver the result; null when none is planned. */
+  nextDeliveryAt: number | null;
 }
 
 export interface Row {
@@ -32,6 +34,8 @@ export interface Row {
   start: number;
   /** Null while it lasts. */
   end: number | null;
+  /** When a wait is planned to end. */
+  until?: number;
   attempt?: AttemptFacts;
   delivery?: DeliveryFacts;
 }
@@ -110,4 +114,7 @@ function addDeliveries(rows: Row[], task: TaskFacts, deliveries: readonly Delive
     rows.push({ kind: "delivery", label: `delivery ${index + 1}`, tone, start: delivery.at, end, delivery });
     at = end;
   });
+  if (at !== null && task.nextDeliveryAt !== null) {
+    rows.push({ kind: "wait", label: "wait", tone: "scheduled", start: at, end: null, until: task.nextDeliveryAt });
+  }
 }

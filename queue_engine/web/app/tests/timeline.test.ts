@@ -1,10 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { barOf, rowsOf, spanOf, sumsOf } from "../src/timeline.ts";
+import { barOf, rowsOf as rowsOfTask, spanOf, sumsOf, type TaskFacts } from "../src/timeline.ts";
 
 const attempt = (number: number, startedAt: number, endedAt: number | null, outcome: string) => ({
   attempt: number, workerId: "w-1", startedAt, endedAt, outcome, error: null, tries: 1,
 });
+type Given = Omit<TaskFacts, "nextDeliveryAt"> & { nextDeliveryAt?: number };
+const rowsOf = (task: Given, attempts: Parameters<typeof rowsOfTask>[1], deliveries: Parameters<typeof rowsOfTask>[2], now: number) =>
+  rowsOfTask({ nextDeliveryAt: null, ...task }, attempts, deliveries, now);
 const labels = (rows: ReturnType<typeof rowsOf>) => rows.map((row) => `${row.label} ${row.start}-${row.end ?? "now"} ${row.tone}`);
 
 test("a task that waits has one row that lasts", () => {
@@ -54,4 +57,12 @@ test("a clock that stepped back makes no negative row", () => {
   const rows = rowsOf({ createdAt: 100, finishedAt: null, state: "running" }, [attempt(1, 50, null, "running")], [], 40);
   assert.deepEqual(sumsOf(rows, 40), { waiting: 0, running: 0, delivering: 0 });
   assert.ok(spanOf(rows, 40).end > spanOf(rows, 40).start);
+});
+
+test("a result that is sent again later waits until now", () => {
+  const task = { createdAt: 0, finishedAt: 10, state: "succeeded", nextDeliveryAt: 900 };
+  const failed = { at: 11, durationMs: 4, status: null, error: "connect_refused", nextAttemptAt: 900 };
+  const rows = rowsOf(task, [attempt(1, 0, 10, "ok")], [failed], 50);
+  assert.equal(labels(rows).at(-1), "wait 15-now scheduled");
+  assert.equal(rows.at(-1)!.until, 900);
 });

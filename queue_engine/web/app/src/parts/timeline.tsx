@@ -51,6 +51,7 @@ function detailOf(row: Row, task: Task, at: number) {
     const { status, error } = row.delivery;
     return <>POST <Foreign text={hostOf(task.webhook)} limit={100} /> · {status === null ? "no response" : <b>{status}</b>}{error ? <> · <Foreign text={error} limit={100} /></> : null}</>;
   }
+  if (row.until !== undefined) return <>the next attempt to deliver is {agoText(at - row.until)}{task.deliveryParked ? "; the receiver does not respond, so all its deliveries wait" : ""}</>;
   if (row.end === null && row.kind === "queued" && task.queueTtlSeconds !== null) {
     return <>expires {agoText(at - (task.createdAt + task.queueTtlSeconds * 1000))}, if no attempt begins: <code>queueTtlSeconds</code> is {task.queueTtlSeconds}</>;
   }

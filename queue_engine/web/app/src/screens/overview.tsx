@@ -1,3 +1,4 @@
+import { useRef } from "preact/hooks";
 import { type Counts, type Endpoint, get, type Worker } from "../api.ts";
 import { type Concern, concernsOf, lacksWorkers, worst } from "../attention.ts";
 import { Card, Empty, Foreign, Notice, Read, Title } from "../parts/common.tsx";
@@ -37,7 +38,10 @@ async function read(signal: AbortSignal): Promise<Shown> {
 
 export function OverviewScreen() {
   const shown = usePolled("overview", EVERY_MS, read);
-  if (shown.data?.endpoints.length === 0 && can("manage_tenant")) return <StartScreen />;
+  // The first run stays until the person leaves it, although there is an endpoint after its first step.
+  const isFirstRun = useRef(false);
+  isFirstRun.current ||= shown.data?.endpoints.length === 0 && can("manage_tenant");
+  if (isFirstRun.current) return <StartScreen />;
   return (
     <>
       <Title text="Overview" />

@@ -93,7 +93,7 @@ const OWN = `{
   "initializationCommand": "python serve.py",
   "resources": [{"region": "local", "gpuType": "CPU", "gpuCount": 1}],
   "workers": 1,
-  "containerVolumeInGb": 10,
+  "containerVolumeInGb": 20,
   "expose": {"port": 8000, "protocol": "http"},
   "serviceMode": "QUEUE"
 }`;

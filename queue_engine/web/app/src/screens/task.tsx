@@ -1,13 +1,14 @@
 import { useLocation } from "preact-iso";
 import { useState } from "preact/hooks";
-import { type Attempt, type DeliveryAttempt, get, getTask, send, type Task, type TaskDetail } from "../api.ts";
+import { type Attempt, type DeliveryAttempt, get, getTask, send, type Task, type TaskDetail, type Waiting } from "../api.ts";
 import { Action, Card, Confirm, CopyButton, Empty, Foreign, Read, Time, Title, useActions } from "../parts/common.tsx";
-import { DeliveryState, TaskState } from "../parts/shapes.tsx";
+import { DeliveryState, State, TaskState } from "../parts/shapes.tsx";
 import { Payload } from "../parts/payload.tsx";
 import { Timeline } from "../parts/timeline.tsx";
 import { queryOf } from "../filters.ts";
 import { BASE, viewUrl } from "../place.ts";
 import { usePolled } from "../polled.ts";
+import { lengthText } from "../times.ts";
 
 interface Life {
   attempts: Attempt[];
@@ -56,6 +57,7 @@ export function TaskScreen({ endpoint = "", task = "" }: { endpoint?: string; ta
           <>
             <Head detail={found} again={again} />
             {found.task.error ? <div class="note bad"><div><b>Why it failed.</b> <code><Foreign text={found.task.error} limit={2000} /></code></div></div> : null}
+            {found.task.waiting ? <Why waiting={found.task.waiting} endpoint={String(found.task.endpointId)} /> : null}
             <div class="side">
               <div class="stack">
                 <Read from={life} lines={4}>{({ attempts, deliveries }) => <Timeline task={found.task} attempts={attempts} deliveries={deliveries} />}</Read>
@@ -96,6 +98,27 @@ function Head({ detail: { task }, again }: { detail: TaskDetail; again: () => vo
       {error}
       {deleting ? <Confirm question={<>Remove the task <b class="mono"><Foreign text={task.taskId} limit={255} /></b> with its input and output? This cannot be undone.</>} yes="Remove the task" close={() => setDeleting(false)} act={async () => { await send("DELETE", path); route(list); }} /> : null}
     </>
+  );
+}
+
+const CALM = new Set(["NEXT", "ALL_BUSY", "SCHEDULED", "BACKOFF", "WORKERS_STARTING", "RATE_LIMIT", "KEY_LIMIT"]);
+
+function Why({ waiting, endpoint }: { waiting: Waiting; endpoint: string }) {
+  const isCalm = CALM.has(waiting.code);
+  return (
+    <Card id="why" title="Why is it waiting?" aside={<span class="muted">as of <Time at={waiting.asOf} /></span>}>
+      <div class="body stack tight">
+        <div class={`note ${isCalm ? "info" : "bad"}`}>
+          <State tone={isCalm ? "queued" : "failed"}>{waiting.code}</State>
+          <div>
+            <b><Foreign text={waiting.message} limit={600} /></b>{" "}
+            {waiting.until === null ? null : <>Until <Time at={waiting.until} />. </>}
+            {waiting.etaSeconds === null ? null : <>Its turn comes in about {lengthText(waiting.etaSeconds * 1000)}; this is an estimate. </>}
+            <a href={viewUrl("endpoints", endpoint)}>Open the endpoint</a>
+          </div>
+        </div>
+      </div>
+    </Card>
   );
 }
 

@@ -1,0 +1,292 @@
+"""The web console as a person uses it, in Chromium, with a running engine and real workers."""
+
+import json
+import re
+import time
+from typing import Any
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser
+
+from tests.browser.conftest import SHOTS, Visitor, visiting
+from tests.integration.parts import HttpServer
+from tests.integration.test_up import API_KEY, Up, delete_endpoints
+from tests.waiting import wait_until
+
+MAX_FIRST_BYTES = 80_000
+MAX_FIRST_REQUESTS = 6
+FIRST_RUN_SECONDS = 120
+FIRST_RUN_CLICKS = 6
+HOSTILE = [
+    "<img src=x onerror=\"document.title='owned'\">",
+    "</script><script>document.title='owned'</script>",
+    "javascript:document.title='owned'",
+    "\u202egnp.exe",
+    "'\"><svg onload=document.title='owned'>",
+    "{{constructor.constructor('document.title=1')()}}",
+]
+
+
+def call(up: Up, method: str, path: str, body: Any = None) -> Any:
+    url, headers = f"http://127.0.0.1:{up.port}/v2{path}", {"X-Api-Key": API_KEY}
+    response = httpx.request(method, url, headers=headers, json=body, timeout=60)
+    assert response.status_code == 200, response.text
+    return response.json()["data"]
+
+
+@pytest.fixture(scope="module")
+def endpoint(engine: Up) -> str:
+    """An endpoint with a running example worker."""
+    body = call(engine, "GET", "/templates")[0]["endpoint"]
+    created: str = call(engine, "POST", "/serverless", {**body, "name": "worker", "workers": 1})["id"]
+    wait_until(lambda: call(engine, "GET", f"/serverless/{created}")["status"] == "RUNNING")
+    return created
+
+
+def submit(up: Up, endpoint: str, given: Any, **fields: Any) -> str:
+    body = {"workerPort": 8000, "processUri": "/run", "input": given, **fields}
+    task_id: str = call(up, "POST", f"/serverless/{endpoint}/tasks", body)["taskId"]
+    return task_id
+
+
+def ended(up: Up, endpoint: str, task: str) -> dict[str, Any]:
+    found: dict[str, Any] = call(up, "GET", f"/serverless/{endpoint}/tasks/{task}?wait=60")
+    return found
+
+
+def _plain_part(text: str) -> str:
+    """The longest part of a text that reads the same inside JSON, with the marks that the console shows."""
+    return max(re.split(r"[\"'\\\u202e]", text), key=len)
+
+
+class TestFirstRun:
+    def test_a_first_task_succeeds_within_two_minutes(self, engine: Up, visitor: Visitor) -> None:
+        visitor.log_in()
+        visitor.clicks = 0
+        began = time.monotonic()
+        visitor.click("Create the endpoint")
+        visitor.see("2 of 2 workers run")
+        visitor.click("Submit Ctrl Enter")
+        visitor.see("Open the task")
+        seconds = time.monotonic() - began
+        print(f"first run: {seconds:.1f} s, {visitor.clicks} clicks")
+        assert seconds < FIRST_RUN_SECONDS
+        assert visitor.clicks <= FIRST_RUN_CLICKS
+        visitor.page.screenshot(path=SHOTS / "first-run.png", full_page=True)
+        visitor.page.get_by_text("succeeded").first.wait_for()
+        assert visitor.reports == []
+        delete_endpoints(engine)
+
+
+class TestLogin:
+    def test_a_link_logs_in_once_and_leaves_no_trace(self, engine: Up, visitor: Visitor, browser: Browser) -> None:
+        url = call(engine, "POST", "/console-links")["url"]
+        visitor.page.goto(url)
+        visitor.page.get_by_role("navigation", name="Sections").wait_for()
+        assert "login" not in visitor.page.url
+        visitor.page.reload()
+        visitor.page.get_by_role("navigation", name="Sections").wait_for()
+        with visiting(engine, browser) as other:
+            other.page.goto(url)
+            other.see("the link has expired or was used")
+
+    def test_a_wrong_key_is_told(self, visitor: Visitor) -> None:
+        visitor.open("/console")
+        visitor.page.get_by_label("API key").fill("not-a-key")
+        visitor.click("Log in")
+        visitor.see("must be a valid API key")
+
+    def test_logging_out_ends_the_session(self, operator: Visitor) -> None:
+        operator.page.locator("summary").click()
+        operator.click("Log out")
+        operator.see("You are logged out.")
+        operator.open("/console/tasks")
+        operator.page.get_by_label("API key").wait_for()
+
+    def test_a_session_that_ends_is_told_and_the_view_comes_back(self, operator: Visitor, endpoint: str) -> None:
+        operator.open(f"/console/endpoints/{endpoint}")
+        operator.page.get_by_role("heading", name="worker", exact=True).wait_for()
+        operator.page.evaluate("localStorage.setItem('queue-engine.session', 'A'.repeat(43))")
+        operator.see("The session has ended.")
+        operator.page.get_by_label("API key").fill(API_KEY)
+        operator.click("Log in")
+        operator.page.get_by_role("heading", name="worker", exact=True).wait_for()
+
+
+class TestGuards:
+    def test_the_first_load_is_small_and_from_one_host(self, visitor: Visitor) -> None:
+        sizes: list[int] = []
+        visitor.page.on("response", lambda response: sizes.append(int(response.headers.get("content-length", 0))))
+        visitor.open("/console")
+        visitor.page.get_by_label("API key").wait_for()
+        print(f"first load: {sum(sizes)} bytes, {len(sizes)} requests")
+        assert 0 < sum(sizes) <= MAX_FIRST_BYTES
+        assert len(sizes) <= MAX_FIRST_REQUESTS
+        assert {httpx.URL(url).netloc for url in visitor.requests} == {f"127.0.0.1:{visitor.up.port}".encode()}
+
+    def test_a_page_of_another_port_cannot_use_the_session(self, operator: Visitor) -> None:
+        """The other page is sent the cookie, because cookies know no ports."""
+        with HttpServer() as other:
+            operator.page.goto(f"http://127.0.0.1:{other.port}/")
+            script = """async (url) => {
+                const tried = [];
+                for (const [method, headers] of [["GET", {}], ["POST", {}], ["GET", {"X-Console-Session": "x"}]]) {
+                    try { tried.push((await fetch(url, {method, headers, credentials: "include"})).status); }
+                    catch { tried.push("refused"); }
+                }
+                return tried;
+            }"""
+            assert operator.page.evaluate(script, f"{operator.base}/console/api/me") == ["refused"] * 3
+
+    def test_no_page_frames_the_console(self, operator: Visitor) -> None:
+        with HttpServer() as other:
+            operator.page.goto(f"http://127.0.0.1:{other.port}/")
+            operator.page.evaluate(
+                "(url) => document.body.append(Object.assign(document.createElement('iframe'), {src: url}))",
+                f"{operator.base}/console",
+            )
+            frame = operator.page.frames[-1]
+            operator.page.wait_for_function("document.querySelector('iframe').contentDocument === null")
+            assert frame.url.startswith("chrome-error:"), frame.url
+
+    def test_a_page_of_a_worker_cannot_be_opened(self, operator: Visitor, endpoint: str) -> None:
+        response = operator.page.goto(f"{operator.base}/e/{endpoint}/page")
+        assert response is not None
+        assert response.status == 401
+
+    @pytest.mark.parametrize("text", HOSTILE)
+    def test_texts_of_others_are_shown_and_never_run(
+        self, operator: Visitor, engine: Up, endpoint: str, text: str
+    ) -> None:
+        task = submit(engine, endpoint, {text: text, "fail": text}, headers={"X-Odd": re.sub(r"[^ -~]", "", text)})
+        assert ended(engine, endpoint, task)["status"] == "FAILED"
+        for path in (f"/console/tasks/{endpoint}/{task}", f"/console/tasks?endpoint={endpoint}&status=FAILED"):
+            operator.open(path)
+            operator.page.get_by_text(_plain_part(text)).first.wait_for()
+            assert "owned" not in operator.page.title()
+        assert operator.reports == []
+
+    @pytest.mark.parametrize("size", ["line", "wide", "deep"])
+    def test_large_values_do_not_freeze_the_page(self, operator: Visitor, engine: Up, endpoint: str, size: str) -> None:
+        value: Any = {"line": "x" * 900_000, "wide": {f"k{n}": n for n in range(50_000)}, "deep": []}[size]
+        if size == "deep":
+            body = json.dumps({"workerPort": 8000, "processUri": "/run", "input": 0})
+            body = body.replace('"input": 0', f'"input": {"[" * 900}{"]" * 900}')
+            url = f"{operator.base}/v2/serverless/{endpoint}/tasks"
+            headers = {"X-Api-Key": API_KEY, "Content-Type": "application/json"}
+            task = httpx.post(url, content=body, headers=headers, timeout=60).json()["data"]["taskId"]
+        else:
+            task = submit(engine, endpoint, value)
+        ended(engine, endpoint, task)
+        operator.open(f"/console/tasks/{endpoint}/{task}")
+        operator.page.get_by_role("heading", name="Input").wait_for()
+        operator.page.get_by_role("button", name="Raw").first.click()
+        operator.click("Overview", "link")
+        operator.page.get_by_role("heading", name="Overview").wait_for()
+        assert operator.reports == []
+
+
+class TestViews:
+    def test_a_failure_is_found_by_one_click(self, operator: Visitor, engine: Up, endpoint: str) -> None:
+        body = call(engine, "GET", "/templates")[0]["endpoint"]
+        broken = {**body, "name": "broken", "workers": 1, "initializationCommand": "sh -c 'echo no GPU here; exit 3'"}
+        created = call(engine, "POST", "/serverless", broken)["id"]
+        operator.open("/console")
+        operator.see("workers do not come up")
+        operator.page.get_by_text("container exited with status 3").first.wait_for()
+        operator.page.get_by_role("link", name="Open its log").first.click()
+        operator.see("no GPU here")
+        call(engine, "DELETE", f"/serverless/{created}")
+
+    def test_a_task_is_watched_cancelled_and_run_again(self, operator: Visitor, engine: Up, endpoint: str) -> None:
+        task = submit(engine, endpoint, {"seconds": 600})
+        operator.open(f"/console/tasks/{endpoint}/{task}")
+        operator.see("runs now")
+        operator.click("Cancel")
+        operator.page.get_by_role("button", name="Retry", exact=True).wait_for()
+        assert ended(engine, endpoint, task)["state"] == "cancelled"
+        operator.click("Delete…")
+        operator.click("Remove the task")
+        operator.page.get_by_role("heading", name="Tasks", exact=True).wait_for()
+        assert operator.reports == []
+
+    def test_a_task_is_found_by_its_id(self, operator: Visitor, engine: Up, endpoint: str) -> None:
+        task = submit(engine, endpoint, 1, taskId="find_me_4711")
+        operator.page.keyboard.press("Control+k")
+        operator.page.keyboard.type(task)
+        operator.page.keyboard.press("Enter")
+        operator.page.get_by_role("heading", name=task).wait_for()
+
+    def test_a_log_is_followed(self, operator: Visitor, engine: Up, endpoint: str) -> None:
+        worker = call(engine, "GET", f"/serverless/{endpoint}/workers")[0]["workerId"]
+        operator.open(f"/console/workers/{endpoint}/{worker}")
+        operator.see("example worker listens")
+        task = submit(engine, endpoint, 1)
+        operator.see(f"task {task} done")
+
+    def test_a_key_that_only_reads_sees_the_buttons_and_why_they_are_off(
+        self, engine: Up, visitor: Visitor, endpoint: str
+    ) -> None:
+        key = call(engine, "POST", "/keys", {"name": "reader", "role": "read"})["key"]
+        visitor.log_in(key)
+        visitor.open(f"/console/endpoints/{endpoint}")
+        button = visitor.page.get_by_role("button", name="Stop : Needs a key with the role operate")
+        button.wait_for()
+        assert button.get_attribute("aria-disabled") == "true"
+        button.click(force=True)
+        assert call(engine, "GET", f"/serverless/{endpoint}")["status"] == "RUNNING"
+
+    def test_a_task_that_is_removed_while_it_is_open_is_told(
+        self, operator: Visitor, engine: Up, endpoint: str
+    ) -> None:
+        task = submit(engine, endpoint, 1)
+        ended(engine, endpoint, task)
+        operator.open(f"/console/tasks/{endpoint}/{task}")
+        operator.page.get_by_role("heading", name="Facts").wait_for()
+        call(engine, "DELETE", f"/serverless/{endpoint}/tasks/{task}")
+        operator.see("There is no such task")
+
+
+class TestEverybody:
+    @pytest.fixture
+    def views(self, engine: Up, endpoint: str) -> dict[str, str]:
+        failed = submit(engine, endpoint, {"fail": "no model"}, webhook="http://127.0.0.1:9/hook")
+        ended(engine, endpoint, failed)
+        worker = call(engine, "GET", f"/serverless/{endpoint}/workers")[0]["workerId"]
+        return {
+            "overview": "/console",
+            "endpoints": "/console/endpoints",
+            "endpoint": f"/console/endpoints/{endpoint}",
+            "settings": f"/console/endpoints/{endpoint}/settings",
+            "deliveries": f"/console/endpoints/{endpoint}/deliveries",
+            "tasks": f"/console/tasks?endpoint={endpoint}",
+            "task": f"/console/tasks/{endpoint}/{failed}",
+            "gone": f"/console/tasks/{endpoint}/gone",
+            "worker": f"/console/workers/{endpoint}/{worker}",
+            "start": "/console/start",
+        }
+
+    @pytest.mark.parametrize("theme", ["light", "dark"])
+    def test_no_view_breaks_a_rule_of_accessibility(self, operator: Visitor, views: dict[str, str], theme: str) -> None:
+        operator.page.evaluate("(theme) => localStorage.setItem('queue-engine.theme', theme)", theme)
+        found: list[str] = []
+        for name, path in views.items():
+            operator.open(path)
+            operator.page.locator("main h1").first.wait_for()
+            operator.page.wait_for_load_state("networkidle")
+            operator.page.screenshot(path=SHOTS / f"{name}-{theme}.png", full_page=True)
+            rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
+            violations = Axe().run(operator.page, options=rules).response["violations"]
+            found += [f"{name}: {one['id']}: {node['html'][:200]}" for one in violations for node in one["nodes"]]
+        assert found == []
+
+    def test_no_view_is_wider_than_a_telephone(self, operator: Visitor, views: dict[str, str]) -> None:
+        operator.page.set_viewport_size({"width": 390, "height": 844})
+        for name, path in views.items():
+            operator.open(path)
+            operator.page.locator("main h1").first.wait_for()
+            operator.page.wait_for_load_state("networkidle")
+            operator.page.screenshot(path=SHOTS / f"{name}-390.png", full_page=True)
+            assert operator.page.evaluate("document.documentElement.scrollWidth") <= 390, name
