@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ENDPOINTS = "v2/serverless"
 BUSY_STATUSES = frozenset({429, 503})
 LINE_SECONDS = 60.0
-"""Time without a byte after which a response of lines counts as lost. The API sends empty lines meanwhile."""
+"""Time without a byte after which a response of lines counts as lost. The API sends empty lines more often."""
 
 T = TypeVar("T")
 

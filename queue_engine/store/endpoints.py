@@ -252,7 +252,7 @@ class EndpointStore:
                 yield [endpoint for endpoint in page if _is_visible(endpoint, tenant)]
 
     async def named(self, tenant: str, name: str) -> list[Endpoint]:
-        """Return the tenant's endpoints with this name, newest first. Of others only the configuration is read."""
+        """Return the tenant's endpoints with this name, newest first. Only the configuration of others is read."""
         named: list[Endpoint] = []
         below: str | None = None
         while ids := await self.index.ids_of(tenant, below=below):
