@@ -68,6 +68,11 @@ class Cluster:
         """The port of the API server on this machine."""
         return int(self.server.rpartition(":")[2])
 
+    @property
+    def containerd(self) -> Path:
+        """The socket of the node's runtime."""
+        return _containerd(self.kubeconfig)
+
     def client(self) -> httpx.Client:
         """Return a client of the API server. It accepts a certificate that no authority has signed."""
         headers = {"Authorization": f"Bearer {self.token}"}
@@ -104,9 +109,8 @@ class Cluster:
     def import_images(self, folder: Path, images: Mapping[str, Image]) -> None:
         """Put images into the node's containerd, from which pods take them with the pull policy Never."""
         archive = write_archive(folder / "images.tar", images)
-        socket_path = _containerd(self.kubeconfig)
         ran = subprocess.run(
-            ["ctr", "--address", socket_path, "--namespace", "k8s.io", "images", "import", archive],
+            ["ctr", "--address", self.containerd, "--namespace", "k8s.io", "images", "import", archive],
             capture_output=True,
             text=True,
             check=False,

@@ -5,7 +5,6 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -14,12 +13,11 @@ from yottaml.elastic import ElasticApi
 import queue_engine
 from queue_engine.backends.docker.names import ENDPOINT, MANAGED_BY, MANAGER, PART, WORKER
 from queue_engine.domain.agent_protocol import SERVER
-from queue_engine.local.embedded import read_store_url
+from tests.clusters import hostile_tries
 from tests.clusters.cases import RecordCase
 from tests.clusters.engine import ContainerEngine
 from tests.clusters.hostile_in_container import IN_CONTAINER, OVER_NETWORK
 from tests.clusters.python_image import AGENT_IMAGE
-from tests.integration.hostile_container import MARK
 from tests.integration.parts import HttpServer
 from tests.integration.test_up import API_KEY, Up, running_up
 from tests.waiting import wait_until
@@ -31,7 +29,7 @@ HOSTILE = {
     "workers": 0,
     "serviceMode": "QUEUE",
     "containerVolumeInGb": 20,
-    "initializationCommand": '["python3", "-m", "tests.clusters.hostile_in_container"]',
+    "initializationCommand": hostile_tries.COMMAND,
     "expose": {"port": 8000, "protocol": "http"},
 }
 """An endpoint without workers yet, because the published client makes none."""
@@ -65,11 +63,6 @@ def create(up: Up, *, workers: int, mode: str = "QUEUE", command: str = PLAIN, *
         **({"expose": {"port": 8000, "protocol": "http"}} | more),
     )
     return int(made["data"]["id"])
-
-
-def change(up: Up, endpoint_id: int, **fields: Any) -> None:
-    url, headers = f"{up.url}/v2/serverless/{endpoint_id}", {"X-Api-Key": API_KEY}
-    httpx.patch(url, json=fields, headers=headers, trust_env=False, timeout=60).raise_for_status()
 
 
 def wait_until_running(up: Up, endpoint_id: int, count: int) -> None:
@@ -113,31 +106,9 @@ def address_of(description: dict[str, Any]) -> str:
     return next(str(one["IPAddress"]) for one in networks if one.get("IPAddress"))
 
 
-def agents_api(agent: dict[str, Any]) -> dict[str, str]:
-    """Where agents reach the API, as variables of the hostile container."""
-    environment = dict(one.split("=", 1) for one in agent["Config"]["Env"])
-    server = urlsplit(environment[SERVER])
-    return {"GATEWAY": str(server.hostname), "AGENTS_PORT": str(server.port)}
-
-
-def closed_ports(up: Up) -> list[int]:
-    """The ports of the API for clients, of the metrics and of the store."""
-    store = urlsplit(read_store_url(up.data_dir / "store") or "").port
-    return [up.port, up.port + 1, up.port + 2, *([store] if store else [])]
-
-
-def tries_of(up: Up, endpoint_id: int) -> dict[str, bool]:
-    """The tries of the endpoint's hostile container, and whether each has succeeded."""
-
-    def said() -> str | None:
-        for worker in up.get(f"/v2/serverless/{endpoint_id}/workers"):
-            for line in up.get(f"/v2/serverless/{endpoint_id}/workers/{worker['workerId']}/logs")["logs"]:
-                if line["log"].startswith(MARK):
-                    return str(line["log"])
-        return None
-
-    found: dict[str, bool] = json.loads((wait_until(said, message=logs(up)) or "").removeprefix(MARK))
-    return found
+def server_of(agent: dict[str, Any]) -> str:
+    """The URL at which an agent reaches the API."""
+    return str(dict(one.split("=", 1) for one in agent["Config"]["Env"])[SERVER])
 
 
 def state_of(up: Up, endpoint_id: int, task_id: str) -> str:
@@ -191,7 +162,7 @@ def test_a_hostile_container_can_do_nothing_to_others(
     up: Up, with_agent: ContainerEngine, record_case: RecordCase
 ) -> None:
     with HttpServer() as receiver:
-        victim_id = create(up, workers=1, command='["python3", "-m", "tests.clusters.holding_server"]')
+        victim_id = create(up, workers=1, command=hostile_tries.VICTIM)
         wait_until_running(up, victim_id, 1)
         submit(up, victim_id, "victim_1", {}, webhook=f"{receiver.url}/hook")
         [victim] = up.get(f"/v2/serverless/{victim_id}/workers")
@@ -206,24 +177,24 @@ def test_a_hostile_container_can_do_nothing_to_others(
             "VICTIM_FILE": str(inside / "secret"),
             "WORK_DIR": str(up.data_dir / "logs"),
             "ENGINE_CODE": queue_engine.__file__,
-            "CLOSED_PORTS": ",".join(map(str, closed_ports(up))),
+            "CLOSED_PORTS": hostile_tries.closed_ports(up),
             "ENGINE_SOCKET": with_agent.url.removeprefix("unix://"),
             "VICTIM_ENDPOINT": str(victim_id),
             "VICTIM_WORKER": victim["workerId"],
             "VICTIM_TASK": "victim_1",
             "VICTIM_ADDRESS": address_of(pair["agent"]),
             "OWN_TOKEN": up.post(f"/v2/serverless/{hostile_id}/agent-tokens", {"name": "stolen"})["token"],
-            **agents_api(pair["agent"]),
+            **hostile_tries.agents_api(server_of(pair["agent"])),
         }
-        change(up, hostile_id, workers=1, environmentVars=[{"key": key, "value": variables[key]} for key in variables])
-        can = tries_of(up, hostile_id)
+        hostile_tries.start_with(up, hostile_id, variables)
+        can = hostile_tries.tries_of(up, hostile_id, logs(up))
         reached = {name: can.pop(name) for name in OVER_NETWORK}
         assert can == dict.fromkeys(IN_CONTAINER, False)
         assert (containers(with_agent, victim_id), up.get("/v2/keys")["total"]) == before
         (inside / "go").touch()
         task = ended(up, victim_id, "victim_1")
-        assert (task["output"], task["attempts"]) == ({"text": "its own"}, 1)
-        assert json.loads(receiver.next(60).body)["result"] == {"text": "its own"}
+        assert (task["output"], task["attempts"]) == (hostile_tries.VICTIM_OUTPUT, 1)
+        assert json.loads(receiver.next(60).body)["result"] == hostile_tries.VICTIM_OUTPUT
     assert "forged" not in str(up.get(f"/v2/serverless/{victim_id}/workers/{victim['workerId']}/logs"))
     record_case(
         "hostile container",

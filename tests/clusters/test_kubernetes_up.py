@@ -13,14 +13,19 @@ from typing import Any
 import httpx
 import pytest
 
+import queue_engine
 from queue_engine.backends.docker.names import INSTANCE
+from queue_engine.domain.agent_protocol import SERVER
+from tests.clusters import hostile_tries
 from tests.clusters.cases import RecordCase
+from tests.clusters.hostile_in_container import IN_CONTAINER, OVER_NETWORK
+from tests.clusters.kube_installation import container_id_of, processes_of
 from tests.clusters.kubernetes_cluster import Cluster, Object, missing, namespace_of
 from tests.clusters.oci_archive import Image
 from tests.clusters.python_image import ENTRY_POINT, ENVIRONMENT, agent_image
 from tests.environment import inherited
 from tests.integration.certificates import Authority
-from tests.integration.parts import Program
+from tests.integration.parts import HttpServer, Program
 from tests.integration.test_up import API_KEY, Up, running_up
 from tests.waiting import wait_until
 
@@ -289,6 +294,58 @@ def change_node(cluster: Cluster, node: str, changes: list[dict[str, str]]) -> N
             headers={"Content-Type": "application/json-patch+json"},
         )
     assert response.status_code == 200, response.text
+
+
+def test_a_hostile_container_can_do_nothing_to_others(
+    up: Up, cluster: Cluster, namespace: str, record_case: RecordCase
+) -> None:
+    with HttpServer() as receiver:
+        victim_id = create(up, command=hostile_tries.VICTIM)
+        wait_until_running(up, victim_id, 1)
+        submit(up, victim_id, "victim_1", webhook=f"{receiver.url}/hook")
+        [victim] = up.get(f"/v2/serverless/{victim_id}/workers")
+        [pod] = pods(cluster, namespace, victim_id)
+        victim_pid = processes_of(container_id_of(pod, "main"))[0]
+        before = uids(cluster, namespace, victim_id), up.get("/v2/keys")["total"]
+        inside = Path(f"/proc/{victim_pid}/root/tmp")
+        (inside / "secret").write_text("secret")
+        wait_until(lambda: task(up, victim_id, "victim_1")["state"] == "running", message=logs(up))
+        hostile_id = create(up, workers=0, command=hostile_tries.COMMAND)
+        agent = {one["name"]: one.get("value", "") for one in pod["spec"]["containers"][0]["env"]}
+        variables = {
+            "VICTIM_PID": str(victim_pid),
+            "VICTIM_FILE": str(inside / "secret"),
+            "WORK_DIR": str(up.data_dir / "logs"),
+            "ENGINE_CODE": queue_engine.__file__,
+            "CLOSED_PORTS": hostile_tries.closed_ports(up),
+            "ENGINE_SOCKET": str(cluster.containerd),
+            "VICTIM_ENDPOINT": str(victim_id),
+            "VICTIM_WORKER": victim["workerId"],
+            "VICTIM_TASK": "victim_1",
+            "VICTIM_ADDRESS": pod["status"]["podIP"],
+            "OWN_TOKEN": up.post(f"/v2/serverless/{hostile_id}/agent-tokens", {"name": "stolen"})["token"],
+            **hostile_tries.agents_api(agent[SERVER]),
+        }
+        hostile_tries.start_with(up, hostile_id, variables)
+        can = hostile_tries.tries_of(up, hostile_id, logs(up))
+        reached = {name: can.pop(name) for name in OVER_NETWORK}
+        assert can == dict.fromkeys(IN_CONTAINER, False)
+        assert (uids(cluster, namespace, victim_id), up.get("/v2/keys")["total"]) == before
+        (inside / "go").touch()
+        found = ended(up, victim_id, "victim_1")
+        assert (found["output"], found["attempts"]) == (hostile_tries.VICTIM_OUTPUT, 1)
+        assert json.loads(receiver.next(60).body)["result"] == hostile_tries.VICTIM_OUTPUT
+    assert "forged" not in str(up.get(f"/v2/serverless/{victim_id}/workers/{victim['workerId']}/logs"))
+    for endpoint_id in (hostile_id, victim_id):
+        delete(up, endpoint_id)
+    wait_until(
+        lambda: not pods(cluster, namespace, hostile_id) and not pods(cluster, namespace, victim_id), message=logs(up)
+    )
+    record_case(
+        "hostile container",
+        seen=f"{len(can)} tries on its agent, the node, the runtime and another endpoint fail",
+        recovery=f"not needed; reaches another worker's server: {reached}",
+    )
 
 
 class SecureUp(Up):
