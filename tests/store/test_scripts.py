@@ -33,6 +33,7 @@ NEW_WORK = {
     *("enqueue", "rerun", "create_endpoint", "note_endpoint", "update_endpoint", "append_logs"),
     *("create_credential", "update_credential", "use_credential", "take_submit"),
     *("retry_delivery", "start_recovery", "recover_delivery", "rotate_signing_secret"),
+    *("create_operation", "rerun_in_operation"),
 }
 """Scripts that add new data. All others let existing work end."""
 
@@ -45,6 +46,7 @@ DURABLE = {
     *("create_agent_token", "revoke_agent_token"),
     *("append_audit", "create_tenant", "set_tenant_limits"),
     *("retry_delivery", "start_recovery", "cancel_recovery", "rotate_signing_secret"),
+    *("create_operation", "end_operation"),
 }
 """Scripts whose replies promise that their writes are kept. Lost writes of all others are detected and repeated."""
 
