@@ -90,7 +90,8 @@ def create_app(
     reads no file but those of the console.
     """
     turns = Turns()
-    bodies = BodyReader(settings.max_body_bytes, settings.read_timeout_seconds, _tenant_bodies(settings), turns)
+    of_tenants = _tenant_bodies(settings)
+    bodies = BodyReader(settings.max_body_bytes, settings.read_timeout_seconds, of_tenants, turns)
     origins = Origins(settings.public_origin, only_loopback=is_loopback(settings.host))
     failed_sessions = FailedKeys(settings.unknown_keys_per_minute, monotonic=monotonic)
     own_sessions = SessionAuthenticator(engine.sessions.principals, failed_sessions, origins)
@@ -102,7 +103,7 @@ def create_app(
         ),
         limiter=RateLimiter(settings.rate_limit_per_second, monotonic=monotonic),
         bodies=bodies,
-        batch_bodies=replace(bodies, max_bytes=settings.max_batch_bytes),
+        batch_bodies=replace(bodies, max_bytes=of_tenants.at_most(settings.max_batch_bytes)),
         catalogue=catalogue,
         console=own_sessions if has_console else None,
         monotonic=monotonic,
@@ -157,7 +158,7 @@ def create_app(
 def _tenant_bodies(settings: ApiSettings) -> TenantBodies:
     """Return the limit of bytes per tenant, which is never below the maximum size of a body."""
     limit = settings.max_body_bytes_per_tenant
-    return TenantBodies(limit and max(limit, settings.max_body_bytes, settings.max_batch_bytes))
+    return TenantBodies(limit and max(limit, settings.max_body_bytes))
 
 
 def _agent_bodies(settings: ApiSettings) -> TenantBodies:

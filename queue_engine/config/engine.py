@@ -201,7 +201,8 @@ class ApiSettings(
     max_batch_bytes: int = Field(
         16 * 1024 * 1024,
         ge=1024,
-        description="Maximum size of the JSON body of a batch of tasks, in bytes. Each task in it has at most "
+        description="Maximum size of the JSON body of a batch of tasks, in bytes. At most "
+        "`QUEUE_ENGINE_MAX_BODY_BYTES_PER_TENANT` if that is lower. Each task in it has at most "
         "`QUEUE_ENGINE_MAX_BODY_BYTES`",
     )
     max_body_bytes_per_tenant: int = Field(

@@ -139,6 +139,12 @@ async def test_a_batch_has_a_limit_of_bytes_and_each_of_its_tasks_has_that_of_a_
         assert (answer.status_code, answer.json()["message"]) == (413, "body: must be at most 20000 bytes")
 
 
+async def test_a_batch_is_not_larger_than_the_bytes_that_a_tenant_may_have_in_progress(valkey_url: str) -> None:
+    async with running_api(valkey_url, max_body_bytes=2000, max_body_bytes_per_tenant=5000) as api:
+        answer = await api.post(path_of(await api.create_endpoint()), {"tasks": [task(input="x" * 1500)] * 4})
+        assert (answer.status_code, answer.json()["message"]) == (413, "body: must be at most 5000 bytes")
+
+
 async def test_a_long_batch_with_every_spelling_of_values_keeps_the_inputs_as_they_are(
     api: RunningApi, endpoint_id: str
 ) -> None:

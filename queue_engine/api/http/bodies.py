@@ -59,6 +59,10 @@ class TenantBodies:
         self._limit = limit
         self.counted: Counter[str] = Counter()
 
+    def at_most(self, size: int) -> int:
+        """Return the size, or the limit if that is lower: no larger body could arrive."""
+        return min(size, self._limit) if self._limit else size
+
     def add(self, tenant: str, size: int) -> None:
         """Count bytes that have arrived. Raises TooManyRequests, and counts nothing, at the limit."""
         if self._limit and self.counted[tenant] + size > self._limit:
