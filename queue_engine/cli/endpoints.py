@@ -146,6 +146,18 @@ def stop_endpoint(session: Session, endpoint: Endpoint) -> None:
     _order(session, endpoint, "POST", "stop", says="stopping")
 
 
+@command(group, "pause")
+def pause_endpoint(session: Session, endpoint: Endpoint) -> None:
+    """Pause an endpoint's queue: its workers finish their tasks and begin no further ones."""
+    _order(session, endpoint, "POST", "pause", says="paused")
+
+
+@command(group, "resume")
+def resume_endpoint(session: Session, endpoint: Endpoint) -> None:
+    """Let the workers of a paused endpoint begin tasks again."""
+    _order(session, endpoint, "POST", "resume", says="resumed")
+
+
 @command(group, "delete")
 def delete_endpoint(
     session: Session,

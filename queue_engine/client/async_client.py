@@ -328,6 +328,14 @@ class AsyncEndpoint:
         """Stop the workers. Tasks that wait are kept."""
         await self.call("POST", "stop")
 
+    async def pause(self) -> None:
+        """Let the workers begin no further tasks. Running tasks go on, and new ones are accepted."""
+        await self.call("POST", "pause")
+
+    async def resume(self) -> None:
+        """Let the workers of a paused endpoint begin tasks again."""
+        await self.call("POST", "resume")
+
     async def scale(self, workers: int) -> None:
         """Set the number of workers."""
         await self.call("PUT", "workers", query={"count": workers})

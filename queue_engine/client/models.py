@@ -168,6 +168,8 @@ class EndpointInfo(View):
     service_mode: str
     queued_tasks: int = 0
     running_tasks: int = 0
+    paused: bool = False
+    """True while workers begin no tasks."""
     cost: float = 0.0
     expose: dict[str, Any] | None = None
     webhook: str | None = None

@@ -318,6 +318,14 @@ class Endpoint:
         """Stop the workers. Tasks that wait are kept."""
         self.call("POST", "stop")
 
+    def pause(self) -> None:
+        """Let the workers begin no further tasks. Running tasks go on, and new ones are accepted."""
+        self.call("POST", "pause")
+
+    def resume(self) -> None:
+        """Let the workers of a paused endpoint begin tasks again."""
+        self.call("POST", "resume")
+
     def scale(self, workers: int) -> None:
         """Set the number of workers."""
         self.call("PUT", "workers", query={"count": workers})

@@ -17,6 +17,8 @@ class Action(StrEnum):
     SCALE_ENDPOINT = "scale_endpoint"
     START_ENDPOINT = "start_endpoint"
     STOP_ENDPOINT = "stop_endpoint"
+    PAUSE_ENDPOINT = "pause_endpoint"
+    RESUME_ENDPOINT = "resume_endpoint"
     DELETE_ENDPOINT = "delete_endpoint"
     ROTATE_WEBHOOK_SECRET = "rotate_webhook_secret"  # noqa: S105 - the name of an action
     CANCEL_TASK = "cancel_task"

@@ -315,6 +315,8 @@ class Endpoint:
     environment_names: tuple[str, ...] = ()
     worker_statuses: tuple[WorkerStatus, ...] = ()
     counts: TaskCounts = TaskCounts()
+    paused: bool = False
+    """True while no agent claims tasks of the queue."""
 
     @property
     def running_workers(self) -> int:

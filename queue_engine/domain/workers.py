@@ -12,6 +12,11 @@ REPORTS_PER_SILENCE = 4
 """Minimum number of reports of an idle worker within the time after which it counts as silent."""
 
 
+AGENT_PROTOCOL = 2
+"""Number of the rules by which agents of this version claim tasks. Agents that report no number have the first: they do
+not notice that a queue is paused or has a rate limit."""
+
+
 @dataclass(frozen=True)
 class AgentTimes:
     """Times of agents that call the API, which decides them."""
@@ -85,3 +90,11 @@ class Worker:
     """`host:port` at which the agent reaches the container."""
     pace: Pace | None = None
     """None if its agent does not report it: that of a service, or of an earlier version."""
+    protocol: int = AGENT_PROTOCOL
+    """The AGENT_PROTOCOL of the agent that reported last."""
+
+    @property
+    def is_outdated(self) -> bool:
+        """True while its agent works and has a version that claims tasks of a paused queue."""
+        is_working = self.status is WorkerStatus.RUNNING and self.last_heartbeat_at_ms is not None
+        return is_working and self.protocol < AGENT_PROTOCOL

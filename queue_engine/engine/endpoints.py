@@ -32,6 +32,7 @@ from queue_engine.store.endpoints import (
     new_signing_secret,
 )
 from queue_engine.store.one_tenant import OneTenant
+from queue_engine.store.workers import WorkerStore
 
 SECRET_OVERLAP_SECONDS = 86_400
 """Time for which webhooks are also signed with a replaced secret: receivers change theirs within a day."""
@@ -100,8 +101,10 @@ class Endpoints:
         ceilings: Ceilings,
         audit: Audit,
         one_tenant: OneTenant,
+        workers: WorkerStore,
     ) -> None:
         self._endpoints = endpoints
+        self._workers = workers
         self._credentials = credentials
         self._sealer = sealer
         self._destinations = destinations
@@ -279,6 +282,31 @@ class Endpoints:
         """Stop the endpoint. Queued tasks are kept. Does nothing if it is stopped."""
         await self._set_state(principal, endpoint_id, DesiredState.STOPPED, Action.STOP_ENDPOINT)
 
+    async def pause(self, principal: Principal, endpoint_id: str) -> None:
+        """Let no agent claim tasks of the queue until `resume`. Does nothing if it is paused.
+
+        Raises StateConflict while an agent works that is too old to notice.
+        """
+        check_has_access(principal, endpoint_id)
+        await self._check_agents(endpoint_id)
+        await self._set_paused(principal, endpoint_id, Action.PAUSE_ENDPOINT, paused=True)
+
+    async def resume(self, principal: Principal, endpoint_id: str) -> None:
+        """Let agents claim tasks of the queue again. Does nothing if it is not paused."""
+        check_has_access(principal, endpoint_id)
+        await self._set_paused(principal, endpoint_id, Action.RESUME_ENDPOINT, paused=False)
+
+    async def _set_paused(self, principal: Principal, endpoint_id: str, action: Action, *, paused: bool) -> None:
+        await self._set(
+            principal, endpoint_id, action, self._endpoints.set_paused(endpoint_id, principal.tenant, paused=paused)
+        )
+
+    async def _check_agents(self, endpoint_id: str) -> None:
+        """Raise StateConflict while an agent of an earlier version claims tasks of the endpoint."""
+        workers = await from_store(self._workers.of_endpoint(endpoint_id))
+        if any(one.is_outdated for one in workers):
+            raise StateConflict("workers are being upgraded: an agent of an earlier version still works")
+
     async def delete(self, principal: Principal, endpoint_id: str) -> None:
         """Delete the endpoint: the controller stops its workers, ends its tasks and removes it.
 
@@ -337,7 +365,12 @@ class Endpoints:
     async def _set_state(self, principal: Principal, endpoint_id: str, desired: DesiredState, action: Action) -> None:
         check_has_access(principal, endpoint_id)
         call = self._endpoints.set_desired_state(endpoint_id, principal.tenant, desired)
-        match await self._change(principal, action, endpoint_id, call):
+        await self._set(principal, endpoint_id, action, call)
+
+    async def _set(
+        self, principal: Principal, endpoint_id: str, action: Action, change: Awaitable[StateChange]
+    ) -> None:
+        match await self._change(principal, action, endpoint_id, change):
             case StateChange.NOT_FOUND:
                 raise NotFound(Resource.ENDPOINT)
             case StateChange.OK:

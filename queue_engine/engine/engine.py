@@ -85,6 +85,7 @@ class Engine:
             ceilings,
             self.audit,
             store.one_tenant,
+            store.workers,
         )
         self.credentials = Credentials(store.credentials, sealer, tenant_limits, self.audit)
         self.keys = Keys(store.api_keys, store.endpoints, self.audit)

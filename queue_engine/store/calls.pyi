@@ -706,6 +706,15 @@ class SetDesiredStateUnchanged:
 class SetDesiredStateNotFound:
     word: Literal["NOT_FOUND"]
 
+class SetPausedOk:
+    word: Literal["OK"]
+
+class SetPausedUnchanged:
+    word: Literal["UNCHANGED"]
+
+class SetPausedNotFound:
+    word: Literal["NOT_FOUND"]
+
 class SetTenantLimitsOk:
     word: Literal["OK"]
 
@@ -793,6 +802,11 @@ class TakeDeletionsOk:
 class TakeDeliveriesOk:
     word: Literal["OK"]
     is_empty: bool
+    taken: list[tuple[bytes, dict[bytes, bytes]]]
+
+class TakeOverOk:
+    word: Literal["OK"]
+    cursor: str
     taken: list[tuple[bytes, dict[bytes, bytes]]]
 
 class TakePurgesOk:
@@ -1003,7 +1017,8 @@ class Scripts:
         queue waits until the other one is empty. A repeated call returns the same entries. Does not wait for a task: an
         agent without tasks waits for the bell, in the same write to the store (see bell.py). An agent that hears the
         bell may get fewer tasks than wait, or none because another agent was faster. So a claim that is full rings for
-        the next agent, and one that leaves no task takes the bells that no agent has heard.
+        the next agent, and one that leaves no task takes the bells that no agent has heard. While the queue is paused,
+        no task is claimed.
         """
     async def create_agent_token(
         self,
@@ -1570,6 +1585,7 @@ class Scripts:
         error_text: str | None,
         slots: int | None,
         mean_run_ms: float | None,
+        protocol: int,
     ) -> ReportWorkerOk | ReportWorkerGone:
         """Record the status that an agent reports for its worker. The bell rings again if tasks are queued, because an
         agent may have died after it heard the bell and before it claimed.
@@ -1732,6 +1748,18 @@ class Scripts:
         """Set the desired state of an endpoint. A deletion is final. Allowed at maxmemory, because a deletion frees
         memory.
         """
+    async def set_paused(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        tenant: str,
+        is_paused: bool,
+        call_id: str,
+    ) -> SetPausedOk | SetPausedUnchanged | SetPausedNotFound:
+        """Pause the queue of an endpoint, or resume it. While it is paused no agent claims its tasks. Allowed at
+        maxmemory, so that an operator can stop work then.
+        """
     async def set_tenant_limits(
         self,
         *,
@@ -1855,6 +1883,20 @@ class Scripts:
     ) -> TakeDeliveriesOk:
         """Take deliveries from a shelf, in the order of the outbox, so that this process has them. An empty shelf is
         removed.
+        """
+    async def take_over(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        stream: str,
+        worker_id: str,
+        idle_ms: int,
+        cursor: str,
+        limit: int,
+    ) -> TakeOverOk:
+        """Claim entries of a queue that another agent has claimed and not started, because it has died. None while the
+        queue is paused.
         """
     async def take_purges(self, keys: Partition, /, *, limit: int) -> TakePurgesOk:
         """Take endpoints of a partition that may have ended tasks or consumers to remove. If the caller dies, they are

@@ -43,11 +43,11 @@ _COUNTS = ["queued", "running", "scheduled", "success", "delivered", "failed"]
 
 
 class StateChange(StrEnum):
-    """Result of setting the desired state of an endpoint."""
+    """Result of setting the desired state of an endpoint, or of pausing or resuming its queue."""
 
     OK = "OK"
     UNCHANGED = "UNCHANGED"
-    """The endpoint had this desired state."""
+    """The endpoint was in this state."""
     NOT_FOUND = "NOT_FOUND"
 
 
@@ -186,6 +186,12 @@ class EndpointStore:
         """Record the desired state of an endpoint."""
         keys = self._partitions.of(endpoint_id)
         reply = await self._scripts.set_desired_state(keys, tenant=tenant, desired=desired.value, call_id=new_call_id())
+        return StateChange(reply.word)
+
+    async def set_paused(self, endpoint_id: str, tenant: str, *, paused: bool) -> StateChange:
+        """Pause the queue of an endpoint, or resume it. No agent claims a task between the two calls."""
+        keys = self._partitions.of(endpoint_id)
+        reply = await self._scripts.set_paused(keys, tenant=tenant, is_paused=paused, call_id=new_call_id())
         return StateChange(reply.word)
 
     async def remove(self, endpoint_id: str) -> bool:
@@ -424,6 +430,7 @@ def _endpoint(
         environment_names=tuple(json.loads(fields["config"])["environment_names"]),
         desired=DesiredState(fields["wanted"]),
         failed=fields.get("failed") == "1",
+        paused=fields.get("paused") == "1",
         created_at_ms=int(fields["created"]),
         updated_at_ms=int(fields["updated"]),
         worker_statuses=tuple(WorkerStatus(status.decode()) for status in statuses),

@@ -299,17 +299,22 @@ class TaskQueue:
         The store searches ten entries for each requested entry. The next step continues behind them.
         """
         try:
-            cursor, entries, *_ = await self._blocking.xautoclaim(
-                stream, GROUP, self.worker_id, min_idle_time=idle_ms, start_id=self._cursors[stream], count=limit
+            reply = await self._scripts.take_over(
+                self._keys,
+                stream=stream,
+                worker_id=self.worker_id,
+                idle_ms=idle_ms,
+                cursor=self._cursors[stream],
+                limit=limit,
             )
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
             await self._make_groups()
             return [], True
-        self._cursors[stream] = cursor.decode()
-        self._note_received(stream, entries)
-        return _entries(stream, entries), cursor == b"0-0"
+        self._cursors[stream] = reply.cursor
+        self._note_received(stream, reply.taken)
+        return _entries(stream, reply.taken), reply.cursor == "0-0"
 
     async def unstarted(self) -> list[Entry]:
         """Return entries that this worker has claimed and not started, including those of a cancelled claim."""

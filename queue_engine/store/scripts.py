@@ -146,8 +146,8 @@ class Script:
 
 
 AGENT_SCRIPTS = (
-    *("claim", "unstarted", "start", "renew", "finish", "retry", "release", "put_back", "make_queues", "mark"),
-    *("put_worker", "report_worker", "remove_worker", "append_logs", "drop_logs", "ask_for_headers"),
+    *("claim", "unstarted", "take_over", "start", "renew", "finish", "retry", "release", "put_back", "make_queues"),
+    *("mark", "put_worker", "report_worker", "remove_worker", "append_logs", "drop_logs", "ask_for_headers"),
 )
 """The scripts that agents call."""
 

@@ -75,7 +75,7 @@ class Waiting:
     None without one, and for an endpoint that should not work.
     """
     should_work: bool = field(default=True, compare=False)
-    """False if the endpoint is stopped, or has no workers and should have none."""
+    """False if the endpoint is stopped or paused, or has no workers and should have none."""
 
 
 class Sweeper:

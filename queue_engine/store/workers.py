@@ -10,7 +10,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from queue_engine.domain.endpoints import DesiredState
-from queue_engine.domain.workers import Pace, Worker, WorkerStatus
+from queue_engine.domain.workers import AGENT_PROTOCOL, Pace, Worker, WorkerStatus
 from queue_engine.observability import metrics
 from queue_engine.store.api_keys import hash_of
 from queue_engine.store.calls import Scripts
@@ -78,6 +78,7 @@ class WorkerStore:
             error_text=error,
             slots=None if pace is None else pace.slots,
             mean_run_ms=None if pace is None else pace.mean_run_ms,
+            protocol=AGENT_PROTOCOL,
         )
         return DesiredState(reply.desired) if reply.word == "OK" else None
 
@@ -196,6 +197,7 @@ def _worker(endpoint_id: str, worker_id: str, record: Mapping[bytes, bytes]) -> 
         revision=int(fields.get("revision", 1)),
         address=fields.get("address"),
         pace=_pace(fields),
+        protocol=int(fields.get("protocol", 1)),
     )
 
 

@@ -45,6 +45,7 @@ ROLES: dict[str, set[Role]] = {
     "update_endpoint": ADMINS,
     "delete_endpoint": ADMINS,
     **dict.fromkeys(("start_endpoint", "stop_endpoint", "scale_endpoint", "scale_endpoint_by_path"), OPERATING),
+    **dict.fromkeys(("pause_endpoint", "resume_endpoint"), OPERATING),
     "list_workers": VIEWERS,
     **dict.fromkeys(("get_webhook_secret", "rotate_webhook_secret"), ADMINS),
     "get_logs": VIEWERS,

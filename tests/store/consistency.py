@@ -360,7 +360,8 @@ def _first_expiring(one: _EndpointContent) -> int | None:
 def _faults_of_bell(one: _EndpointContent) -> list[str]:
     """Return a sentence if no agent would be woken for tasks that wait, or if bells are not limited."""
     faults = []
-    if (unread := set(one.queued) - one.pending) and not one.bells:
+    is_paused = one.fields.get("paused") == "1"
+    if (unread := set(one.queued) - one.pending) and not one.bells and not is_paused:
         faults.append(f"no bell has rung for {sorted(unread)}")
     if one.bells > MAX_BELLS:
         faults.append(f"{one.bells} bells")

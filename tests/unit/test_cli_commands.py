@@ -103,6 +103,8 @@ def test_update_cannot_change_what_the_api_does_not() -> None:
     [
         (("start", "7"), f"POST {ONE}/start", "endpoint 7: starting\n"),
         (("stop", "7"), f"POST {ONE}/stop", "endpoint 7: stopping\n"),
+        (("pause", "7"), f"POST {ONE}/pause", "endpoint 7: paused\n"),
+        (("resume", "7"), f"POST {ONE}/resume", "endpoint 7: resumed\n"),
         (("scale", "7", "4"), f"PUT {ONE}/workers?count=4", "endpoint 7: 4 workers desired\n"),
         (("scale", "7", "1"), f"PUT {ONE}/workers?count=1", "endpoint 7: 1 worker desired\n"),
         (("delete", "7", "--yes"), f"DELETE {ONE}", "endpoint 7: deleting\n"),

@@ -110,6 +110,7 @@ class EndpointView(_EndpointSettings):
     updated_at: int = Field(description="Time of the last change")
     queued_tasks: int = Field(description="Tasks that wait for a worker or for their next attempt")
     running_tasks: int = Field(description="Tasks that are being executed now")
+    paused: bool = Field(description="Workers begin no further tasks until the queue is resumed")
 
 
 _FIRST = ("id", "name", "image", "status", "totalWorkers", "runningWorkers", "cost", "serviceMode", "webhook")
@@ -127,6 +128,7 @@ def endpoint_view(endpoint: Endpoint, catalogue: Catalogue) -> dict[str, Any]:
         "updatedAt": endpoint.updated_at_ms,
         "queuedTasks": endpoint.counts.queued + endpoint.counts.scheduled,
         "runningTasks": endpoint.counts.running,
+        "paused": endpoint.paused,
     }
     return {name: view[name] for name in (*_FIRST, *view)}
 

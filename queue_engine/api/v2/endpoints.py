@@ -87,6 +87,16 @@ class EndpointRoutes:
                 response=Success[bool], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
             ),
             Operation(
+                "POST", "/v2/serverless/{id}/pause", self.pause_endpoint, right=Right.OPERATE,
+                summary="Pause the queue of an endpoint", tag=TAG,
+                response=Success[bool], parameters=[ENDPOINT_ID], failures=(401, 404, 409, 429, 503),
+            ),
+            Operation(
+                "POST", "/v2/serverless/{id}/resume", self.resume_endpoint, right=Right.OPERATE,
+                summary="Resume the queue of an endpoint", tag=TAG,
+                response=Success[bool], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
+            ),
+            Operation(
                 "PUT", "/v2/serverless/{id}/workers", self.scale_endpoint, right=Right.OPERATE,
                 summary="Set the number of workers",
                 tag=TAG, response=Success[bool],
@@ -163,6 +173,21 @@ class EndpointRoutes:
         """
         principal = await self._services.admit(request)
         await self._endpoints.stop(principal, endpoint_id_in(request))
+        return success(True)
+
+    async def pause_endpoint(self, request: Request) -> Response:
+        """Workers begin no further tasks after the response, except those that they have claimed before. Running tasks
+        go on, and workers stay. Tasks are accepted up to `maxQueuedTasks`; waits and time limits go on. Safe to repeat.
+        409 while an agent of an earlier version works.
+        """
+        principal = await self._services.admit(request)
+        await self._endpoints.pause(principal, endpoint_id_in(request))
+        return success(True)
+
+    async def resume_endpoint(self, request: Request) -> Response:
+        """Workers begin tasks again, at once. Safe to repeat."""
+        principal = await self._services.admit(request)
+        await self._endpoints.resume(principal, endpoint_id_in(request))
         return success(True)
 
     async def delete_endpoint(self, request: Request) -> Response:

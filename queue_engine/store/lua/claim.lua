@@ -2,10 +2,11 @@
 -- the other one is empty. A repeated call returns the same entries. Does not wait for a task: an agent without tasks waits for
 -- the bell, in the same write to the store (see bell.py).
 -- An agent that hears the bell may get fewer tasks than wait, or none because another agent was faster. So a claim that is full
--- rings for the next agent, and one that leaves no task takes the bells that no agent has heard.
+-- rings for the next agent, and one that leaves no task takes the bells that no agent has heard. While the queue is paused, no
+-- task is claimed.
 --
 -- flags: allow-oom
--- keys of an endpoint: retry_queue, queue, bell
+-- keys of an endpoint: endpoint, retry_queue, queue, bell
 -- arguments: worker_id text, limit integer, is_turn_of_new flag (an odd place belongs to the new tasks),
 --   retried_after optional text, new_after optional text (id of the latest entry of each queue that the agent has received; none
 --     when it has received all that it has claimed, and does not repeat the call)
@@ -24,6 +25,7 @@ end
 local retried, new = {}, {}
 -- The entries of a reply that was lost. Both queues are read before any claim, because a missing group is an error.
 if retried_after then retried, new = read(retry_queue, retried_after, limit), read(queue, new_after, limit) end
+if redis.call('HGET', endpoint, 'paused') == '1' then return { 'OK', retried, new } end
 local left = limit - #retried - #new
 local share = math.floor((left + (is_turn_of_new and 0 or 1)) / 2)
 local claimed = claim(retried, retry_queue, share)

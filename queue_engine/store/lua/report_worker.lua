@@ -6,18 +6,19 @@
 -- arguments:
 --   reported text (its status), running_tasks integer, address text (of the container), reason text,
 --   run integer (number of the worker's start, 0 when no controller started the agent), error_text optional text,
---   slots optional integer, mean_run_ms optional number (moving mean of its tasks; none from an agent that does not know it)
+--   slots optional integer, mean_run_ms optional number (moving mean of its tasks; none from an agent that does not know it),
+--   protocol integer (of the agent)
 -- replies:
 --   OK: desired text (the desired state of the endpoint)
 --   GONE (the worker or its endpoint does not exist, or the worker was started again, so the agent must end)
-local desired = redis.call('HGET', endpoint, 'wanted')
+local desired, paused = unpack(redis.call('HMGET', endpoint, 'wanted', 'paused'))
 -- Every idle agent reports every few seconds, so a report that changes nothing has as few commands as possible.
 local before, managed, latest_run, last_report, error_before =
   unpack(redis.call('HMGET', worker, 'status', 'managed', 'run', 'beat', 'error'))
 if not before or not desired then return { 'GONE' } end
 if run ~= 0 and run ~= tonumber(latest_run or '') then return { 'GONE' } end
 redis.call('HSET', worker, 'running', running_tasks, 'address', address, 'beat', text(now_ms()), 'slots', slots or '',
-  'run_ms', mean_run_ms or '')
+  'run_ms', mean_run_ms or '', 'protocol', protocol)
 if not last_report then check_now() end -- the start of the worker no longer takes one of the backend's places
 local status = reported
 -- The controller's decision has priority: a worker that is being stopped does not become running again, and a worker that
@@ -30,5 +31,5 @@ elseif error_text and (status == 'INITIALIZING' or status == 'FAILED') then
   redis.call('HSET', worker, 'error', error_text)
 end
 if status ~= before then change_status(status, reason) end
-if tonumber(redis.call('HGET', counts, 'queued') or '0') > 0 then ring_bell() end
+if paused ~= '1' and tonumber(redis.call('HGET', counts, 'queued') or '0') > 0 then ring_bell() end
 return { 'OK', desired }

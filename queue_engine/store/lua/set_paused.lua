@@ -1,0 +1,24 @@
+-- Pause the queue of an endpoint, or resume it. While it is paused no agent claims its tasks. Allowed at maxmemory, so that an
+-- operator can stop work then.
+--
+-- label: pause_endpoint
+-- flags: allow-oom, durable
+-- keys of an endpoint: endpoint
+-- arguments: tenant text, is_paused flag, call_id text (of this call, so that a repeated call gets the same reply)
+-- replies:
+--   OK
+--   UNCHANGED (the queue was paused, or was not)
+--   NOT_FOUND
+local owner, desired, before, call = unpack(redis.call('HMGET', endpoint, 'tenant', 'wanted', 'paused', 'pause_call'))
+if owner ~= tenant or desired == 'deleted' then return { 'NOT_FOUND' } end
+if call == call_id then return { 'OK' } end
+if (before == '1') == is_paused then return { 'UNCHANGED' } end
+redis.call('HSET', endpoint, 'updated', text(now_ms()), 'pause_call', call_id)
+redis.call('HINCRBY', endpoint, 'version', 1)
+if is_paused then
+  redis.call('HSET', endpoint, 'paused', 1)
+else
+  redis.call('HDEL', endpoint, 'paused')
+  ring_bell()
+end
+return { 'OK' }
