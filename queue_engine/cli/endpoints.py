@@ -69,6 +69,15 @@ STRUCTURED: dict[str, dict[str, Any]] = {
         "port": Annotated[int, typer.Option(help=_text("expose"))],
         "protocol": Annotated[str, typer.Option(help="Protocol of the port: http (default) or tcp")],
     },
+    "rate_limit": {
+        "rate_limit": Annotated[
+            str,
+            typer.Option(
+                metavar="PER_SECOND[:BURST]",
+                help="Limit of the attempts that begin, retries included; burst 1 by default",
+            ),
+        ]
+    },
     "retry_on": {
         "retry_on": Annotated[
             list[str],
@@ -233,12 +242,15 @@ def _requested(fields: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, 
     given = dict(fields)
     resources, variables, plain = given.pop("resource", ()), given.pop("env", ()), given.pop("env_plain", ())
     port, protocol = given.pop("port", None), given.pop("protocol", None)
+    rate_limit = given.pop("rate_limit", None)
     retry_on, retry_delays = given.pop("retry_on", ()), given.pop("retry_delay", ())
     body = {camel(name): value for name, value in given.items()}
     if retry_on:
         body["retryOn"] = [] if list(retry_on) == [_NEVER] else list(retry_on)
     if retry_delays:
         body["retryDelaysSeconds"] = list(retry_delays)
+    if rate_limit is not None:
+        body["rateLimit"] = _rate_limit(rate_limit)
     if resources:
         body["resources"] = [_resource(text) for text in resources]
     if variables or plain:
@@ -268,6 +280,14 @@ def _resource(text: str) -> dict[str, Any]:
     if not region or not gpu_type or not (count or "1").isdecimal():
         raise WrongUse(f"--resource {text}: must be REGION:GPU or REGION:GPU:COUNT")
     return {"region": region, "gpuType": gpu_type, "gpuCount": int(count or 1)}
+
+
+def _rate_limit(text: str) -> dict[str, Any]:
+    per_second, _, burst = text.partition(":")
+    try:
+        return {"perSecond": float(per_second), "burst": int(burst or 1)}
+    except ValueError:
+        raise WrongUse(f"--rate-limit {text}: must be PER_SECOND or PER_SECOND:BURST") from None
 
 
 def _variables(option: str, texts: Sequence[str]) -> list[dict[str, Any]]:

@@ -63,6 +63,7 @@ class UpdateFields(TypedDict, total=False):
     max_attempts: int | None
     max_queued_tasks: int | None
     max_submits_per_second: int | None
+    rate_limit: Mapping[str, Any] | None
     result_retention_seconds: int | None
     queue_ttl_seconds: float | None
     cancel_uri: str | None

@@ -78,6 +78,15 @@ class Expose:
 
 
 @dataclass(frozen=True)
+class RateLimit:
+    """Limit of the attempts that begin: a token bucket, which is full at first. An attempt takes a token."""
+
+    per_second: float
+    burst: int
+    """Number of tokens that the bucket holds."""
+
+
+@dataclass(frozen=True)
 class Setting(Definition):
     """Definition of an endpoint's setting: see queue_engine/domain/definitions.py."""
 
@@ -199,6 +208,15 @@ class EndpointConfig:
             renews_workers=False,
             for_scripts=True,
             stored="max_submits",
+        ),
+    ] = None
+    rate_limit: Annotated[
+        RateLimit | None,
+        Setting(
+            "Limit of the attempts that begin, retries included: `perSecond` on average, and `burst` at once. No limit "
+            "by default",
+            renews_workers=False,
+            for_scripts=True,
         ),
     ] = None
     result_retention_seconds: Annotated[

@@ -72,6 +72,7 @@ class ClaimOk:
     word: Literal["OK"]
     retried: list[tuple[bytes, dict[bytes, bytes]]]
     new: list[tuple[bytes, dict[bytes, bytes]]]
+    wait_ms: int
 
 class CreateAgentTokenOk:
     word: Literal["OK"]
@@ -1018,7 +1019,9 @@ class Scripts:
         agent without tasks waits for the bell, in the same write to the store (see bell.py). An agent that hears the
         bell may get fewer tasks than wait, or none because another agent was faster. So a claim that is full rings for
         the next agent, and one that leaves no task takes the bells that no agent has heard. While the queue is paused,
-        no task is claimed.
+        no task is claimed. With a rate limit, each claimed task takes a token from the endpoint's bucket, which is in
+        its counts. An agent that finds the bucket empty is asked to claim again after `wait_ms`, unless another agent
+        was asked and the time has not come. So an empty bucket costs one call for each token, however many agents wait.
         """
     async def create_agent_token(
         self,
@@ -1466,7 +1469,9 @@ class Scripts:
         entry_id: str,
         is_compared: bool,
     ) -> PutBackOk | PutBackStale:
-        """Put an entry back that an agent has read and cannot start: the task keeps waiting, behind no other."""
+        """Put an entry back that an agent has read and cannot start: the task keeps waiting, behind no other. With a
+        rate limit, the token of the start is put back too.
+        """
     async def put_worker(
         self,
         keys: WorkerKeys,
@@ -1896,7 +1901,8 @@ class Scripts:
         limit: int,
     ) -> TakeOverOk:
         """Claim entries of a queue that another agent has claimed and not started, because it has died. None while the
-        queue is paused.
+        queue is paused. With a rate limit, each takes a token again, because its start comes later than the one that
+        its first token was for.
         """
     async def take_purges(self, keys: Partition, /, *, limit: int) -> TakePurgesOk:
         """Take endpoints of a partition that may have ended tasks or consumers to remove. If the caller dies, they are

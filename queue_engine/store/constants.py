@@ -93,8 +93,15 @@ MAX_KEPT_OPERATIONS = 1000
 """Limit of the operations of an endpoint that are kept. The oldest are removed first, unless they run."""
 OPERATION_KEPT_MS = 7 * 86_400_000
 """Time for which the result of an operation can be read."""
+MAX_LIMITED_MS = 2_000
+"""Maximum time after which an agent looks again at an empty bucket of starts, so that it notices another rate limit."""
+
+LIMITED_SLACK_MS = 5
+"""Time by which such an agent may be early."""
 
 CONSTANTS: dict[str, str | int] = {
+    "LIMITED_SLACK_MS": LIMITED_SLACK_MS,
+    "MAX_LIMITED_MS": MAX_LIMITED_MS,
     "MAX_BELLS": MAX_BELLS,
     "MAX_CANCEL_REQUESTS": MAX_CANCEL_REQUESTS,
     "CANCEL_REQUESTS_MS": CANCEL_REQUESTS_MS,

@@ -22,6 +22,7 @@ from queue_engine.domain.endpoints import (
     Endpoint,
     EndpointConfig,
     Expose,
+    RateLimit,
     Resource,
     Setting,
     TaskCounts,
@@ -495,6 +496,11 @@ def _decoded(setting: Defined[Setting], value: Any) -> Any:
     return codec[1](value)
 
 
+def _rate_limit_of(stored: str) -> RateLimit:
+    per_second, burst = stored.split(" ")
+    return RateLimit(float(per_second), int(burst))
+
+
 # Functions that encode and decode the settings with a structure of their own, as text or JSON.
 _CODECS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "resources": (
@@ -503,6 +509,7 @@ _CODECS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     ),
     "plain_variables": (sorted, frozenset),
     "expose": (lambda expose: [expose.port, expose.protocol], lambda stored: Expose(*stored)),
+    "rate_limit": (lambda limit: f"{limit.per_second!r} {limit.burst}", _rate_limit_of),
     "retry_on": (retry_on_text, retry_on_of),
     "retry_delays_seconds": (retry_delays_text, retry_delays_of),
 }

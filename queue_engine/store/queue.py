@@ -144,6 +144,8 @@ class TaskQueue:
         self._is_served = is_served
         self._bell = BellWait(blocking, self._keys)
         self._waits = Scripts(self._bell.submit)
+        self._limited_until = 0.0
+        """Monotonic time at which the agent claims again, because the bucket of starts was empty; 0: not asked to."""
         self._idle_from = 0.0
         """Monotonic time from which the agent is idle, if it gets no entries before."""
         self._claims_at_once = False
@@ -199,10 +201,14 @@ class TaskQueue:
         return entries
 
     async def _claim(self, limit: int, block_ms: int) -> list[Entry]:
+        if (limited_seconds := self._limited_until - time.monotonic()) > 0:
+            # Not on the server, whose timers for blocked clients are slower than a quick bucket.
+            await asyncio.sleep(min(limited_seconds, block_ms / 1000))
+            return await self._waiting(limit) if time.monotonic() >= self._limited_until else []
         if self._claims_at_once:
             entries = await self._waiting(limit)
             self._is_turn_of_new = not self._is_turn_of_new
-            if entries:
+            if entries or self._limited_until:
                 return entries
         self._claims_at_once = True  # unless this wait returns
         try:
@@ -247,6 +253,7 @@ class TaskQueue:
         return self._entries_of(reply)
 
     def _entries_of(self, reply: ClaimOk) -> list[Entry]:
+        self._limited_until = time.monotonic() + reply.wait_ms / 1000 if reply.wait_ms else 0.0
         return self._take(self._keys.retry_queue, reply.retried) + self._take(self._keys.queue, reply.new)
 
     def _take(self, stream: str, entries: Sequence[StreamEntry]) -> list[Entry]:

@@ -249,7 +249,7 @@ class Engine:
         assert answer.status_code == 200, answer.text
 
     def order(self, endpoint_id: str, what: str) -> None:
-        """Give the order to `start`, `stop` or `delete` an endpoint."""
+        """Give the order to `start`, `stop`, `pause`, `resume` or `delete` an endpoint."""
         url = f"{self.api_urls[0]}/v2/serverless/{endpoint_id}"
         method, place = ("DELETE", url) if what == "delete" else ("POST", f"{url}/{what}")
         answer = httpx.request(method, place, headers=_KEY, timeout=20)

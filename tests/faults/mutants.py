@@ -80,7 +80,7 @@ MUTANTS = {
             scenario="killed before start",
             expected="never reached",
             edits={
-                "queue_engine/store/queue.py": [("        self._cursors[stream] = cursor.decode()\n", "")],
+                "queue_engine/store/queue.py": [("        self._cursors[stream] = reply.cursor\n", "")],
             },
         ),
         Mutant(

@@ -49,6 +49,8 @@ async def test_an_endpoint_is_created_and_read_back(api: RunningApi) -> None:
         "expose": {"port": 8000, "protocol": "TCP"},
         "queuedTasks": 0,
         "runningTasks": 0,
+        "paused": False,
+        "rateLimit": None,
     }
     del expected["workers"]
     assert {name: created[name] for name in expected} == expected
@@ -403,3 +405,49 @@ async def test_an_endpoint_without_workers_is_changed_field_by_field(api: Runnin
         assert refused.status_code == 400
         assert refused.json()["message"].startswith(f"{field}: must be ")
     assert (await api.client.get(path)).json()["data"] == changed
+
+
+async def test_the_queue_is_paused_and_resumed(api: RunningApi) -> None:
+    endpoint_id = await api.create_endpoint()
+    path = f"/v2/serverless/{endpoint_id}"
+    for order, paused in (("pause", True), ("pause", True), ("resume", False), ("resume", False)):
+        answer = await api.client.post(f"{path}/{order}")
+        assert (answer.status_code, answer.json()["data"]) == (200, True)
+        assert (await api.client.get(path)).json()["data"]["paused"] is paused
+    assert (await api.client.post("/v2/serverless/987654/pause")).status_code == 404
+
+
+async def test_a_queue_is_not_paused_while_an_agent_of_an_earlier_version_works(api: RunningApi) -> None:
+    endpoint_id = await api.create_endpoint()
+    store = api.store
+    await store.workers.put(endpoint_id, "old", managed=False)
+    await store.workers.report(endpoint_id, "old", WorkerStatus.RUNNING, running_tasks=0, address="h:1")
+    worker = store.partitions.of(endpoint_id).of_worker("old").worker
+    await store.redis.hdel(worker, "protocol")  # type: ignore[misc]
+    answer = await api.client.post(f"/v2/serverless/{endpoint_id}/pause")
+    assert (answer.status_code, answer.json()["code"]) == (409, 12001)
+    assert "earlier version" in answer.json()["message"]
+    assert (await api.client.get(f"/v2/serverless/{endpoint_id}")).json()["data"]["paused"] is False
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"perSecond": 0.001, "burst": 1}, "rateLimit.perSecond"),
+        ({"perSecond": 10_001, "burst": 1}, "rateLimit.perSecond"),
+        ({"perSecond": 1, "burst": 0}, "rateLimit.burst"),
+        ({"perSecond": 1}, "rateLimit.burst"),
+        ("1", "rateLimit"),
+    ],
+)
+async def test_a_wrong_rate_limit_is_refused_by_name_and_changes_nothing(
+    api: RunningApi, given: Any, field: str
+) -> None:
+    path = f"/v2/serverless/{await api.create_endpoint()}"
+    right = {"perSecond": 0.5, "burst": 3}
+    assert (await api.client.patch(path, json={"rateLimit": right})).json()["data"]["rateLimit"] == right
+    answer = await api.client.patch(path, json={"rateLimit": given})
+    assert (answer.status_code, answer.json()["code"]) == (400, 10001)
+    assert field in answer.json()["message"]
+    assert (await api.client.get(path)).json()["data"]["rateLimit"] == right
+    assert (await api.client.patch(path, json={"rateLimit": None})).json()["data"]["rateLimit"] is None

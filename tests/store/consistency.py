@@ -360,8 +360,9 @@ def _first_expiring(one: _EndpointContent) -> int | None:
 def _faults_of_bell(one: _EndpointContent) -> list[str]:
     """Return a sentence if no agent would be woken for tasks that wait, or if bells are not limited."""
     faults = []
-    is_paused = one.fields.get("paused") == "1"
-    if (unread := set(one.queued) - one.pending) and not one.bells and not is_paused:
+    # Without tokens for a start, the agent that was asked to claim again takes the place of the bells.
+    needs_bell = one.fields.get("paused") != "1" and not one.fields.get("rate_limit")
+    if (unread := set(one.queued) - one.pending) and not one.bells and needs_bell:
         faults.append(f"no bell has rung for {sorted(unread)}")
     if one.bells > MAX_BELLS:
         faults.append(f"{one.bells} bells")

@@ -245,6 +245,7 @@ class Model:
     tasks: dict[str, ModelTask] = field(default_factory=dict)
     alive: set[str] = field(default_factory=set)
     """Delivery processes with an unexpired lease."""
+    is_paused: bool = False
 
     def submit(self, task_id: str, *, webhook: bool, has_deadline: bool, is_delayed: bool = False) -> bool:
         if task_id in self.tasks:

@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.deliveries import Verdict
 from queue_engine.domain.tasks import AttemptOutcome, Cost, Failed, Outcome, Succeeded, TryAgain
+from queue_engine.store.endpoints import StateChange
 from queue_engine.store.outbox.entries import OutboxEntry
 from queue_engine.store.outbox.outbox import Outbox
 from queue_engine.store.queue import Entry, Started, TaskQueue
@@ -151,7 +152,8 @@ class Lives(RuleBasedStateMachine):
     def _read(self, agent: str) -> list[Read]:
         entries: list[Entry] = self.run(self.agents[agent].claim(100, block_ms=1))
         places = {self.bench.keys.queue: "new", self.bench.keys.retry_queue: "retry"}
-        assert {entry.task_id for entry in entries} == set(self.model.waiting("new", "retry"))
+        expected = () if self.model.is_paused else self.model.waiting("new", "retry")
+        assert {entry.task_id for entry in entries} == set(expected)
         assert all(self.model.tasks[entry.task_id].place == places[entry.stream] for entry in entries)
         return self._note(agent, entries)
 
@@ -159,8 +161,14 @@ class Lives(RuleBasedStateMachine):
     @rule(agent=agents)
     def claim_abandoned(self, agent: str) -> None:
         entries: list[Entry] = self.run(self.agents[agent].claim_abandoned(100, idle_ms=0))
-        assert {entry.task_id for entry in entries} == set(self.model.waiting("read"))
+        assert {entry.task_id for entry in entries} == set(() if self.model.is_paused else self.model.waiting("read"))
         self._note(agent, entries)
+
+    @rule(paused=st.booleans())
+    def pause_or_resume(self, paused: bool) -> None:
+        change = self.run(self.store.endpoints.set_paused(self.bench.endpoint_id, TENANT, paused=paused))
+        assert change is (StateChange.UNCHANGED if paused is self.model.is_paused else StateChange.OK)
+        self.model.is_paused = paused
 
     def _note(self, agent: str, entries: list[Entry]) -> list[Read]:
         entries.sort(key=lambda entry: entry.task_id)  # a sweep queues what it finds in no certain order

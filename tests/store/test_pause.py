@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.tasks import Succeeded
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.endpoints import StateChange
@@ -113,7 +114,7 @@ async def test_a_worker_is_outdated_until_an_agent_of_this_version_reports(bench
     await workers.remove(bench.endpoint_id, "a1")
 
 
-async def _endpoint(bench: Bench):  # type: ignore[no-untyped-def]
+async def _endpoint(bench: Bench) -> Endpoint:
     found = await bench.store.endpoints.get(bench.endpoint_id, TENANT)
     assert found is not None
     return found

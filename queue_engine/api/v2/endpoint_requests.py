@@ -20,7 +20,7 @@ from queue_engine.api.v2.fields import (
 from queue_engine.domain.catalogue import Catalogue
 from queue_engine.domain.clusters import NOT_OFFERED, UNREACHED
 from queue_engine.domain.definitions import Defined
-from queue_engine.domain.endpoints import SETTINGS, EndpointConfig, Expose, Resource, ServiceMode, Setting
+from queue_engine.domain.endpoints import SETTINGS, EndpointConfig, Expose, RateLimit, Resource, ServiceMode, Setting
 from queue_engine.domain.field_errors import FieldError, listing, raise_for
 from queue_engine.domain.field_types import LINE, NO_NUL, Port, matching
 from queue_engine.domain.retry import RetryOn
@@ -146,6 +146,15 @@ class ExposeRequest(RequestModel):
     protocol: Annotated[str, AfterValidator(_protocol)] = Field(description="`http` or `tcp`, in any case")
 
 
+class RateLimitRequest(RequestModel):
+    """A token bucket, which is full at first. Each attempt that begins takes a token."""
+
+    per_second: Annotated[float, Field(ge=0.01, le=10_000, allow_inf_nan=False)] = Field(
+        description="Tokens that are added in a second"
+    )
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] = Field(description="Number of tokens that the bucket holds")
+
+
 @dataclass(frozen=True)
 class _Shape:
     """Form of a structured setting in a request."""
@@ -172,6 +181,7 @@ _SHAPES = {
         created=Variables,
     ),
     "expose": _Shape(ExposeRequest, lambda given: Expose(given.port, given.protocol)),
+    "rate_limit": _Shape(RateLimitRequest, lambda given: RateLimit(given.per_second, given.burst)),
     "webhook": _Shape(WebhookUrl, lambda given: given.url, created=OptionalWebhook),
     "retry_on": _Shape(RetryOnWords, frozenset),
     "retry_delays_seconds": _Shape(RetryDelays, tuple),

@@ -15,7 +15,7 @@ from queue_engine.api.http.envelope import View
 from queue_engine.api.v2.shown import plain, shown_type
 from queue_engine.domain.catalogue import Catalogue
 from queue_engine.domain.definitions import Defined
-from queue_engine.domain.endpoints import SETTINGS, Endpoint, EndpointStatus, Expose, Resource, Setting
+from queue_engine.domain.endpoints import SETTINGS, Endpoint, EndpointStatus, Expose, RateLimit, Resource, Setting
 from queue_engine.domain.retry import RetryOn
 from queue_engine.domain.workers import Worker, WorkerStatus
 
@@ -48,6 +48,13 @@ class ExposeView(View):
     protocol: Literal["HTTP", "TCP"] = Field(description="Protocol of the port")
 
 
+class RateLimitView(View):
+    """A token bucket. Each attempt that begins takes a token."""
+
+    per_second: float = Field(description="Tokens that are added in a second")
+    burst: int = Field(description="Number of tokens that the bucket holds")
+
+
 class _Shown(NamedTuple):
     """Form of a structured setting in a view."""
 
@@ -64,6 +71,7 @@ _SHOWN = {
         lambda endpoint: [_variable_view(name, endpoint.config.plain_variables) for name in endpoint.environment_names],
     ),
     "expose": _Shown(ExposeView | None, lambda endpoint: _expose_view(endpoint.config.expose)),
+    "rate_limit": _Shown(RateLimitView | None, lambda endpoint: _rate_limit_view(endpoint.config.rate_limit)),
     "retry_on": _Shown(list[RetryOn], lambda endpoint: [word for word in RetryOn if word in endpoint.config.retry_on]),
     "retry_delays_seconds": _Shown(
         list[float], lambda endpoint: [plain(seconds) for seconds in endpoint.config.retry_delays_seconds]
@@ -150,6 +158,10 @@ def _resource_view(resource: Resource) -> dict[str, Any]:
 
 def _expose_view(expose: Expose | None) -> dict[str, Any] | None:
     return {"port": expose.port, "protocol": expose.protocol} if expose else None
+
+
+def _rate_limit_view(limit: RateLimit | None) -> dict[str, Any] | None:
+    return {"perSecond": plain(limit.per_second), "burst": limit.burst} if limit else None
 
 
 _SECRET: dict[str, Any] = {

@@ -47,6 +47,25 @@ local function take_token(bucket, per_second, now)
   if left >= 0 then return string.format('%.6f %.0f', tokens - 1, now), left end
 end
 
+-- Return the number of tokens in an endpoint's bucket of starts, and how many are added in a second; nothing without a rate limit.
+-- `limit` is the rate limit as stored, or false. After a step back of the clock the bucket is full, as at first.
+-- keys: counts
+local function start_tokens(limit, now)
+  local per_second, burst = string.match(limit or '', '^(%S+) (%d+)$')
+  if not per_second then return end
+  per_second, burst = tonumber(per_second), tonumber(burst)
+  local tokens, at = string.match(redis.call('HGET', counts, 'starts') or '', '^(%S+) (%d+)$')
+  at = tonumber(at or now + 1)
+  if at > now then return burst, per_second end
+  return math.min(burst, tokens + (now - at) * per_second / 1000000), per_second
+end
+
+-- Keep the tokens of the bucket of starts.
+-- keys: counts
+local function keep_start_tokens(tokens, now)
+  redis.call('HSET', counts, 'starts', string.format('%.6f %.0f', tokens, now))
+end
+
 -- Return a whole number as text without an exponent.
 local function text(number)
   return string.format('%.0f', number)

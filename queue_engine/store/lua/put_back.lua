@@ -1,8 +1,9 @@
--- Put an entry back that an agent has read and cannot start: the task keeps waiting, behind no other.
+-- Put an entry back that an agent has read and cannot start: the task keeps waiting, behind no other. With a rate limit, the
+-- token of the start is put back too.
 --
 -- label: unread
 -- flags: allow-oom
--- keys of a task: task, retry_queue
+-- keys of a task: task, retry_queue, endpoint
 -- keys: stream (that the entry came from)
 -- arguments:
 --   entry_id text, is_compared flag (an entry of another task is left alone, because the agent may have made up the pair)
@@ -16,5 +17,8 @@ local was_there = drop(stream, 'agents', entry_id)
 if not was_there or state ~= 'queued' or entry ~= entry_id then return { 'STALE' } end
 local _, task_id = names_of(task)
 redis.call('HSET', task, 'entry', redis.call('XADD', retry_queue, '*', 't', task_id))
+local now = now_us()
+local tokens = start_tokens(redis.call('HGET', endpoint, 'rate_limit'), now)
+if tokens then keep_start_tokens(tokens + 1, now) end
 ring_bell()
 return { 'OK' }

@@ -20,4 +20,5 @@ if needs_new_workers then
   redis.call('HDEL', endpoint, 'failed')
 end
 check_now()
+ring_bell() -- the change may let more attempts begin
 return { 'OK' }
