@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -18,6 +19,8 @@ SILENCE_SECONDS = 30.0
 """Minimum time without a report after which a worker is not counted as running. Agents report four times as often."""
 OVERDUE_MS = 5000
 """Time after a scheduled task's time at which the sweep, which runs every second, counts as late."""
+ROUNDING = 0.000001
+"""Part of a token that may be missing, because stored fractions are rounded."""
 MAX_REASON_CHARACTERS = 300
 """Limit of the text of a worker or a container in a message."""
 
@@ -34,12 +37,16 @@ class WaitingCode(StrEnum):
     ENDPOINT_STOPPED = "ENDPOINT_STOPPED"
     ENDPOINT_FAILED = "ENDPOINT_FAILED"
     """All workers crash on start or are not ready in time."""
+    PAUSED = "PAUSED"
+    """The endpoint's queue is paused."""
     NO_WORKERS = "NO_WORKERS"
     """The endpoint has no worker that runs or starts."""
     WORKERS_STARTING = "WORKERS_STARTING"
     """Workers start, and none runs."""
     SUSPECT = "SUSPECT"
     """Earlier attempts lost their worker or connection, so the task waits for a worker that runs it alone."""
+    RATE_LIMIT = "RATE_LIMIT"
+    """The endpoint's rate limit lets no attempt begin now."""
     ALL_BUSY = "ALL_BUSY"
     """Other tasks go before it."""
     NEXT = "NEXT"
@@ -100,6 +107,11 @@ class WaitFacts:
     has_failed: bool
     """The mark of an endpoint whose workers all crash on start or are not ready in time."""
     wanted_workers: int
+    is_paused: bool = False
+    starts_per_second: float | None = None
+    """Rate limit of the attempts that begin; None without one."""
+    tokens: float | None = None
+    """Number of attempts that may begin now by the rate limit; None without one."""
     due_ms: int | None = None
     """Time of the next attempt of a scheduled task."""
     latest: Attempt | None = None
@@ -150,6 +162,7 @@ def waiting_of(facts: WaitFacts, crew: Crew, *, store_problem: str = "", shows_w
         or _of_endpoint(facts, crew, errors)
         or _of_workers(facts, crew, errors)
         or _of_suspicion(facts)
+        or _of_rate_limit(facts)
         or _of_queue(facts, crew)
     )
 
@@ -197,6 +210,10 @@ def _of_endpoint(facts: WaitFacts, crew: Crew, error: str) -> Waiting | None:
     if status is EndpointStatus.FAILED:
         ended = "All workers of the endpoint crash on start or are not ready in time"
         return _because(facts, WaitingCode.ENDPOINT_FAILED, f"{ended}: {error}" if error else f"{ended}.")
+    if facts.is_paused:
+        return _because(
+            facts, WaitingCode.PAUSED, "The endpoint's queue is paused. Its tasks wait until it is resumed."
+        )
     return None
 
 
@@ -233,6 +250,17 @@ def _of_suspicion(facts: WaitFacts) -> Waiting | None:
     )
 
 
+def _of_rate_limit(facts: WaitFacts) -> Waiting | None:
+    if facts.starts_per_second is None or facts.tokens is None or facts.tokens >= 1 - ROUNDING:
+        return None
+    wait_ms = math.ceil((1 - facts.tokens) * 1000 / facts.starts_per_second)
+    message = (
+        f"The endpoint's rate limit is reached: {_rate(facts.starts_per_second)}. The next task may begin in "
+        f"{length(wait_ms)}."
+    )
+    return _because(facts, WaitingCode.RATE_LIMIT, message, facts.now_ms + wait_ms)
+
+
 def _of_queue(facts: WaitFacts, crew: Crew) -> Waiting:
     ahead, is_exact = (0, False) if facts.line is None else ahead_of(facts.line)
     running = crew.running(facts.now_ms)
@@ -241,6 +269,8 @@ def _of_queue(facts: WaitFacts, crew: Crew) -> Waiting:
         message = f"No task goes before it: the next free slot of {workers} takes it."
         return replace(_because(facts, WaitingCode.NEXT, message), ahead=0, is_approximate=not is_exact)
     rate = starts_per_second(running)
+    if rate is not None and facts.starts_per_second is not None:
+        rate = min(rate, facts.starts_per_second)
     eta_seconds = None if rate is None else ahead / rate
     about = "" if is_exact else "About "
     line = f"{about}{counted(ahead, 'task')} {'goes' if ahead == 1 else 'go'} before it"

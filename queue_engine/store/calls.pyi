@@ -925,6 +925,9 @@ class WhyQueued:
     other_depth: int
     before: int | None
     ends: list[tuple[bytes, dict[bytes, bytes]]]
+    is_paused: bool
+    tokens: float | None
+    starts_per_second: float | None
 
 class WhyOk:
     word: Literal["OK"]

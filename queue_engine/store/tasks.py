@@ -214,7 +214,13 @@ class TaskStore:
             wanted_workers=reply.wanted_workers,
         )
         if reply.word == "QUEUED":
-            return replace(facts, line=_line(reply))
+            return replace(
+                facts,
+                line=_line(reply),
+                is_paused=reply.is_paused,
+                tokens=reply.tokens,
+                starts_per_second=reply.starts_per_second,
+            )
         latest = None if reply.latest is None else attempt_from(reply.latest)
         return replace(facts, due_ms=reply.due_ms, latest=latest)
 

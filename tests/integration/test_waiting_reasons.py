@@ -156,6 +156,28 @@ async def test_a_stopped_endpoint(
     assert await waiting_of(api, endpoint_id, "t1") is None
 
 
+async def test_a_paused_queue(api: RunningApi, programs: Programs, container: HttpServer) -> None:
+    endpoint_id = await api.create_endpoint()
+    await agent_runs(api, programs, endpoint_id, container)
+    assert (await api.client.post(f"/v2/serverless/{endpoint_id}/pause")).status_code == 200
+    await submit(api, endpoint_id, "t1")
+    await waits_for(api, endpoint_id, "t1", WaitingCode.PAUSED)
+    assert (await api.client.post(f"/v2/serverless/{endpoint_id}/resume")).status_code == 200
+    assert (await api.client.get(f"/v2/serverless/{endpoint_id}/tasks/t1", params={"wait": 60})).json()["data"][
+        "status"
+    ] == "SUCCESS"
+
+
+async def test_a_rate_limit_that_is_reached(api: RunningApi, programs: Programs, container: HttpServer) -> None:
+    endpoint_id = await api.create_endpoint(rateLimit={"perSecond": 0.01, "burst": 1})
+    await agent_runs(api, programs, endpoint_id, container)
+    await submit(api, endpoint_id, "t1")
+    await wait_until_async(lambda: container.requests_of("POST"))
+    await submit(api, endpoint_id, "t2")
+    waiting = await waits_for(api, endpoint_id, "t2", WaitingCode.RATE_LIMIT)
+    assert 0 < waiting["until"] - waiting["asOf"] <= 100_000
+
+
 async def test_an_endpoint_whose_workers_crash(api: RunningApi, programs: Programs) -> None:
     endpoint_id = await api.create_endpoint(**LOCAL, initializationCommand=CRASHING)
     await submit(api, endpoint_id, "t1")

@@ -114,6 +114,18 @@ def behind(number: int, **changes: object) -> WaitFacts:
             "All workers of the endpoint crash on start or are not ready in time.",
         ),
         (
+            replace(QUEUED, is_paused=True), [], WaitingCode.PAUSED,
+            "The endpoint's queue is paused. Its tasks wait until it is resumed.",
+        ),
+        (
+            behind(3, tokens=0.25, starts_per_second=0.5), [RUNS], WaitingCode.RATE_LIMIT,
+            "The endpoint's rate limit is reached: a task every 2 s. The next task may begin in 1.5 s.",
+        ),
+        (
+            behind(3, tokens=1, starts_per_second=0.5), [RUNS], WaitingCode.ALL_BUSY,
+            "3 tasks go before it. 1 worker begins a task every 2 s, so it begins in about 6 s.",
+        ),
+        (
             replace(QUEUED, wanted_workers=0), [], WaitingCode.NO_WORKERS,
             "The endpoint has 0 workers.",
         ),
@@ -173,7 +185,10 @@ def test_the_first_reason_that_holds_is_given(
     waiting = waiting_of(facts, Crew(workers))
     assert (waiting.code, waiting.message) == (code, message)
     assert (waiting.since_ms, waiting.as_of_ms) == (facts.since_ms, NOW)
-    assert waiting.until_ms == (facts.due_ms if code in (WaitingCode.SCHEDULED, WaitingCode.BACKOFF) else None)
+    if code is WaitingCode.RATE_LIMIT:
+        assert waiting.until_ms == NOW + 1500
+    else:
+        assert waiting.until_ms == (facts.due_ms if code in (WaitingCode.SCHEDULED, WaitingCode.BACKOFF) else None)
     assert (waiting.ahead is not None) == (code in (WaitingCode.ALL_BUSY, WaitingCode.NEXT))
 
 

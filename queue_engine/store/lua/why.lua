@@ -9,12 +9,14 @@
 --   QUEUED: now_ms integer, since_ms integer, has_started flag, desired text, has_failed flag, wanted_workers integer,
 --     losses integer, is_new flag (it waits with the new tasks), depth integer (of its queue), other_depth integer,
 --     before optional integer (tasks before it in its queue, if counted), ends entries (its own, the first and the last of its
---     queue; none when counted, and without its entry)
+--     queue; none when counted, and without its entry), is_paused flag, tokens optional number, starts_per_second optional number
+--     (attempts that may begin now, and in a second; none without a rate limit)
 --   OK (the task does not wait, or does not exist)
 local state, updated, started, lost, resets, entry, has_history =
   unpack(redis.call('HMGET', task, 'state', 'updated', 'started', 'lost', 'resets', 'entry', 'history'))
 if state ~= 'queued' and state ~= 'scheduled' then return { 'OK' } end
-local desired, failed, workers = unpack(redis.call('HMGET', endpoint, 'wanted', 'failed', 'workers'))
+local desired, failed, workers, paused, limit =
+  unpack(redis.call('HMGET', endpoint, 'wanted', 'failed', 'workers', 'paused', 'rate_limit'))
 local now, has_started, has_failed, losses = text(now_ms()), started and 1 or 0, failed == '1' and 1 or 0, lost + (resets or 0)
 local member, task_id = names_of(task)
 if state == 'scheduled' then
@@ -34,5 +36,7 @@ elseif own then
   local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
   ends = { own, first, redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1] }
 end
+local tokens, per_second = start_tokens(limit, now_us())
+tokens, per_second = tokens and string.format('%.6f', tokens) or false, per_second and tostring(per_second) or false
 return { 'QUEUED', now, updated, has_started, desired, has_failed, workers, losses, stream == queue and 1 or 0, depth,
-  redis.call('XLEN', other), before, ends }
+  redis.call('XLEN', other), before, ends, paused == '1' and 1 or 0, tokens, per_second }
