@@ -1,7 +1,6 @@
 -- Pause the queue of an endpoint, or resume it. While it is paused no agent claims its tasks. Allowed at maxmemory, so that an
 -- operator can stop work then.
 --
--- label: pause_endpoint
 -- flags: allow-oom, durable
 -- keys of an endpoint: endpoint
 -- arguments: tenant text, is_paused flag, call_id text (of this call, so that a repeated call gets the same reply)
