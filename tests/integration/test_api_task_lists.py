@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from queue_engine.domain.tasks import Failed, Outcome, Succeeded
 from queue_engine.engine.task_lists import MAX_EXPORTS
 from tests.api_server import RunningApi, running_api
@@ -141,7 +143,26 @@ async def test_a_list_by_cursor_refuses_unknown_names_and_page_numbers(api: Runn
     assert (await refusal_of(api, path, cursor="", **{"é" * 100: "x"})).startswith("\\xe9\\xe9")
     assert (await refusal_of(api, path, cursor="", pageNumber=2)).startswith("pageNumber: ")
     assert (await refusal_of(api, path, idPrefix="a", pageNumber=1)).startswith("pageNumber: ")
-    assert "pages" in await data_of(api, endpoint_id, stat="x", pageNumber=1, status="FAILED")
+    assert "pages" in await data_of(api, endpoint_id, unknown="x", pageNumber=1, status="FAILED")
+
+
+@pytest.mark.parametrize(
+    ("mistyped", "meant"),
+    [
+        ("sate", "state"),
+        ("stat", "state"),
+        ("createdafter", "createdAfter"),
+        ("created_before", "createdBefore"),
+        ("tags", "tag"),
+        ("Cursor", "cursor"),
+        ("pagesize", "pageSize"),
+    ],
+)
+async def test_a_mistyped_filter_alone_is_refused_because_it_would_match_all_tasks(
+    api: RunningApi, endpoint_id: str, mistyped: str, meant: str
+) -> None:
+    refusal = await refusal_of(api, path_of(endpoint_id), **{mistyped: "failed"})
+    assert refusal == f"{mistyped}: is not a parameter of this list; did you mean {meant}?"
 
 
 async def test_a_cursor_is_only_for_its_list(api: RunningApi, endpoint_id: str) -> None:

@@ -12,6 +12,7 @@ from queue_engine.engine.endpoints import Page
 MAX_PAGE_NUMBER = 10**9
 MAX_PAGE_SIZE = 1000
 DEFAULT_PAGE_SIZE = 10
+PAGE_PARAMETERS = frozenset({"pageNumber", "pageSize"})
 
 
 def page_in(query: Query) -> Page:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any
 
@@ -18,12 +20,25 @@ from queue_engine.domain.tasks import TaskState
 
 FILTERS = {to_camel(one.asked): one for one in TASK_FILTERS}
 """The filters by their names in requests."""
+MISTYPED_RATIO = 0.75
+"""Similarity of names from which one is treated as the other, mistyped: `sate` and `state` have 0.89."""
 _ONLY_BY_CURSOR = FILTERS.keys() - {"status"}
 
 
 def is_cursor_list(query: Query) -> bool:
     """Return True if the query asks for a list by cursor: it has `cursor`, or a filter that pages do not have."""
     return "cursor" in query.names or not _ONLY_BY_CURSOR.isdisjoint(query.names)
+
+
+def refuse_mistyped(query: Query, known: AbstractSet[str]) -> None:
+    """Raise InvalidRequest for a parameter that is probably a mistyped filter, because its list would have all tasks.
+
+    Other unknown parameters of a list by page number are ignored, as the contract of the API requires it.
+    """
+    words = {name.lower(): name for name in sorted(known | FILTERS.keys())}
+    for name in sorted(query.names - set(words.values())):
+        if close := get_close_matches(name[:64].lower(), words, n=1, cutoff=MISTYPED_RATIO):
+            raise InvalidRequest(shown_name(name), f"is not a parameter of this list; did you mean {words[close[0]]}?")
 
 
 def filters_in(query: Query) -> TaskFilters:
