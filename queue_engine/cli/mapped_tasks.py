@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from queue_engine.cli.client import ENDPOINTS, Data, WrongUse, refusal_of
 from queue_engine.cli.command import PATIENCE_SECONDS, Session
 from queue_engine.cli.raw_members import split_items, split_members
@@ -19,6 +21,7 @@ from queue_engine.client.mapping import MapItem, TaskMap
 from queue_engine.client.models import TaskInfo
 from queue_engine.client.progress import MapProgress
 
+GOES_ON = "submitted tasks go on, and the same command continues: it prints all results from the first"
 ID_CHARACTERS = 32
 """Length of a batch id that is made from the contents of a file."""
 
@@ -81,17 +84,22 @@ class Mapped:
             tasks = TaskMap(inputs, window=window, ordered=ordered, batch_id=batch_id)
         except ValueError as error:
             raise WrongUse(f"--{str(error).replace('_', '-', 1)}") from None
-        failed = 0
-        with MapProgress(inputs, shown=True) as bar:
-            while not tasks.is_done:
-                while group := tasks.take_group(self._line_of):
-                    self._submit(group)
-                for item in tasks.results():
-                    bar.ended(item)
-                    failed += item.error is not None
-                    self.session.screen.line(_line(item))
-                if asked := tasks.waiting():
-                    tasks.note_all(self._ended(asked), asked=asked)
+        ended = failed = 0
+        try:
+            with MapProgress(inputs, shown=True) as bar:
+                while not tasks.is_done:
+                    while group := tasks.take_group(self._line_of):
+                        self._submit(group)
+                    for item in tasks.results():
+                        bar.ended(item)
+                        failed += item.error is not None
+                        self.session.screen.line(_line(item))
+                        ended += 1
+                    if asked := tasks.waiting():
+                        tasks.note_all(self._ended(asked), asked=asked)
+        except KeyboardInterrupt:
+            typer.echo(f"interrupted after {ended} of {len(inputs)} inputs; {GOES_ON}", err=True)
+            raise
         return failed
 
     def _line_of(self, given: bytes, task_id: str) -> bytes:

@@ -21,8 +21,10 @@ def batch_response(*items: Mapping[str, Any]) -> httpx.Response:
 class TaskApi:
     """An API with one endpoint, whose tasks end when they are waited for."""
 
-    def __init__(self, failing: str = "") -> None:
+    def __init__(self, failing: str = "", waits: int | None = None) -> None:
+        """After `waits` waits the command is interrupted."""
         self.inputs: dict[str, str] = {}
+        self.waits = waits
         self.api = FakeApi(
             {
                 f"GET {ONE}": endpoint(),
@@ -40,6 +42,10 @@ class TaskApi:
         return batch_response(*({"taskId": name, "result": "accepted"} for name in names))
 
     def _wait(self, request: httpx.Request, failing: str) -> httpx.Response:
+        if self.waits is not None:
+            if not self.waits:
+                raise KeyboardInterrupt
+            self.waits -= 1
         asked = json.loads(request.content)["taskIds"][-1]
         failed = {"status": "FAILED", "state": "failed", "error": "boom"} if self.inputs[asked] == failing else {}
         ended = json.dumps(task(taskId=asked, **failed) | {"output": 0}).replace(
@@ -73,6 +79,12 @@ def test_a_failed_task_is_a_line_and_the_exit_status(inputs: Path) -> None:
     assert result.exit_code == 4
     last = json.loads(result.stdout.splitlines()[-1])
     assert last == {"index": 2, "taskId": "b_3", "status": "FAILED", "error": "boom"}
+
+
+def test_an_interruption_says_that_the_same_command_goes_on(inputs: Path) -> None:
+    result = TaskApi(waits=1).api.run("tasks", "map", "7", str(inputs), "--batch-id", "b")
+    assert (result.exit_code, len(result.stdout.splitlines())) == (130, 1)
+    assert "interrupted after 1 of 3 inputs; submitted tasks go on, and the same command continues" in result.stderr
 
 
 def test_the_same_file_has_the_same_ids(inputs: Path) -> None:
