@@ -31,6 +31,7 @@ _COLUMNS = (
     Column("DONE", "done", "number"),
     Column("SKIPPED", "skipped", "number"),
     Column("FAILED", "failed", "number"),
+    Column("DRY_RUN", "dryRun"),
     Column("STARTED", "startedAt", "time"),
     Column("ENDED", "endedAt", "time"),
 )
@@ -164,6 +165,7 @@ def _show(session: Session, found: Data) -> None:
 
 def _show_page(session: Session, page: dict[str, Any]) -> None:
     items = page.get("items")
-    session.screen.table(_COLUMNS, items if isinstance(items, list) else [])
+    rows = [{**row, "dryRun": "yes" if row.get("dryRun") else None} for row in items] if isinstance(items, list) else []
+    session.screen.table(_COLUMNS, rows)
     if session.screen.terminal:
         session.screen.line(f"page {page.get('page')} of {page.get('pages')}, {page.get('total')} operations")

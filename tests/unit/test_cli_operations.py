@@ -86,7 +86,7 @@ def test_wrong_options_ask_nothing(arguments: tuple[str, ...], message: str) -> 
 
 
 def test_operations_are_listed_for_an_endpoint_and_for_all() -> None:
-    page = {"items": [operation(), RUNNING], "page": 1, "size": 20, "total": 2, "pages": 1}
+    page = {"items": [operation(dryRun=True), RUNNING], "page": 1, "size": 20, "total": 2, "pages": 1}
     api = FakeApi({f"GET {OPERATIONS}": page, "GET /v2/operations": page})
     for arguments in (("7",), ()):
         shown = api.run("operations", "list", *arguments).stdout.splitlines()
@@ -94,6 +94,7 @@ def test_operations_are_listed_for_an_endpoint_and_for_all() -> None:
             ["op1", "7", "cancel", "done", "9"],
             ["op1", "7", "cancel", "running", "4"],
         ]
+        assert [line.split()[7] for line in shown] == ["DRY_RUN", "yes", "-"]
     assert api.calls == [f"GET {OPERATIONS}?pageNumber=1&pageSize=20", "GET /v2/operations?pageNumber=1&pageSize=20"]
     assert "page 1 of 1, 2 operations" in api.run("operations", "list", terminal=True).stdout
 
