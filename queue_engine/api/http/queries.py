@@ -61,7 +61,7 @@ class Query:
 
 
 def _choice(name: str, text: str, kind: type[E]) -> E:
-    try:
-        return kind(text.strip(" ").upper())
-    except ValueError:
-        raise InvalidRequest(name, f"must be one of {', '.join(kind)}") from None
+    found = {word.lower(): word for word in kind}.get(text.strip(" ").lower())
+    if found is None:
+        raise InvalidRequest(name, f"must be one of {', '.join(kind)}")
+    return found

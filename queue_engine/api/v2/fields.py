@@ -149,7 +149,15 @@ _RULES = {
 
 def _rule_of(error: ErrorDetails) -> str:
     template = _RULES.get(error["type"])
-    return error["msg"] if template is None else template.format(**error.get("ctx", {}))
+    if template is None:
+        return error["msg"]
+    limits = {name: _without_fraction(value) for name, value in error.get("ctx", {}).items()}
+    return template.format(**limits)
+
+
+def _without_fraction(value: Any) -> Any:
+    """Return a whole float as an integer, so that a message says 30 and not 30.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _path_of(location: tuple[int | str, ...]) -> str:

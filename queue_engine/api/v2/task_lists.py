@@ -41,8 +41,8 @@ _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 class Include(StrEnum):
     """Texts of a task that an export has on request."""
 
-    INPUT = "INPUT"
-    OUTPUT = "OUTPUT"
+    INPUT = "input"
+    OUTPUT = "output"
 
 
 class TaskLists:
@@ -136,8 +136,8 @@ async def _line_of(
     yield orjson.dumps(view).removesuffix(b"}")
     texts = sent_texts(task)
     for name in sorted(include):
-        yield b',"%b":' % name.lower().encode()
-        async for piece in pieces_of(texts[name.lower()] or b"null"):
+        yield b',"%b":' % name.encode()
+        async for piece in pieces_of(texts[name] or b"null"):
             yield bytes(piece).translate(_ONE_LINE)
     yield b",%b\n" % orjson.dumps({"cursor": cursor}).removeprefix(b"{")
 
