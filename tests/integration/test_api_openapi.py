@@ -211,6 +211,7 @@ async def _life_cycle_scenario(api: RunningApi) -> None:
         *([rotate] * 5),
         ("GET", "/webhook-secret"),
         *(("PUT", "/workers?count=2"), ("PUT", "/workers/3"), ("PUT", "/workers?count=x")),
+        *(("POST", "/pause"), ("POST", "/resume")),
         *(("POST", "/stop"), ("POST", "/start"), ("DELETE", ""), ("DELETE", ""), ("POST", "/start")),
     ):
         await api.client.request(method, base + path)

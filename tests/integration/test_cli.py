@@ -141,7 +141,7 @@ async def test_refusals_are_reported_by_message_and_status(api: RunningApi) -> N
     endpoint_id = await api.create_endpoint()
     for arguments, status, message in [
         (("endpoints", "get", "4711"), 1, "endpoint not found"),
-        (("endpoints", "get", "0"), 1, "no endpoint is named 0"),
+        (("endpoints", "get", "0"), 1, "name: must be 1–20 of letters"),
         (("endpoints", "create", "--name", "x"), 1, "image: is required"),
         (("endpoints", "scale", endpoint_id, "100000"), 1, "count: must be"),
         (("endpoints", "list", "--status", "BUSY"), 1, "statusList: must be one of"),
