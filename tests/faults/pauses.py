@@ -26,7 +26,7 @@ async def pause_under_load(stage: Stage) -> None:
             paused = time.monotonic()
             await hurt(stage)
             settled = time.monotonic() + BEGIN_SECONDS
-            # The leases of a dead agent end meanwhile, and its tasks are queued again.
+            # During the pause the leases of a dead agent end, and its tasks are queued again.
             await stage.hold(BEGIN_SECONDS + LEASE_SECONDS + 1)
             resumed = time.monotonic()
             await asyncio.to_thread(stage.engine.order, stage.endpoint_id, "resume")

@@ -27,7 +27,7 @@ ERRORS = ["out of memory", "HTTP 500: model not loaded", "HTTP 500: café"]
 PARTS = ["o", "500", "caf", "é", "memory", "needle", "n", "100%", "(", "x"]
 RUNNERS = ["w1", "w2"]
 TAGS = ["team", "team:a", "te", "z/9"]
-"""One begins with another, and characters sort before and after digits and spaces."""
+"""A tag that begins with another one, and tags in which characters sort before and after digits and spaces."""
 
 LIVES = examples(
     25,
