@@ -138,7 +138,7 @@ async def test_a_made_up_setting_of_an_endpoint_is_defined_and_used_and_all_else
 ) -> None:
     refused = await api.post("", json=ENDPOINT | {"madeUpSeconds": 61, "madeUpLabel": "far too long"})
     assert refused.json()["message"] == (
-        "madeUpSeconds: must be at most 60.0; madeUpLabel: must be at most 9 characters long"
+        "madeUpSeconds: must be at most 60; madeUpLabel: must be at most 9 characters long"
     )
     made = await data_of(await api.post("", json=ENDPOINT | {"madeUpSeconds": 12}))
     assert (made["madeUpSeconds"], made["madeUpLabel"], made["cost"]) == (12, None, 12)
