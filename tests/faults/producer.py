@@ -22,7 +22,7 @@ TRANSIENT = {429, 500, 502, 503, 504}
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """One task to submit: what its container shall do, whether its result goes to the webhook, how long it may wait,
+    """A task to submit: the orders for its container, whether its result goes to the webhook, how long it may wait,
     and how long it must."""
 
     task_id: str

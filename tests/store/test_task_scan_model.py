@@ -135,7 +135,7 @@ class Lists(RuleBasedStateMachine):
         self.submitted += 1
         task_id = f"{'ab'[name % 2]}{self.submitted}"
         if name % 5 == 4 and (unused := [one for one in self.names if one not in {t.task_id for t in self.tasks}]):
-            task_id = unused[name % len(unused)]  # the id of a task that is gone
+            task_id = unused[name % len(unused)]  # the id of a task that does not exist
         webhook = spec(webhook=kind % 3 > 0)
         if kind % 3 == 2:
             webhook = replace(webhook, webhook_destination=LONG_DESTINATION)
