@@ -134,6 +134,39 @@ class TaskField(Definition):
     """True for a field that lists and the detail of tasks show unchanged."""
 
 
+class Priority(StrEnum):
+    """The level of a waiting task. A level goes before those below it, apart from their share of the claims."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+_LEVELS = {Priority.HIGH: "0", Priority.NORMAL: "1", Priority.LOW: "2"}
+_DEFAULT_LEVEL = "-"
+"""Stands for the level of the endpoint's default priority, until the task is stored."""
+
+
+def lane_of(priority: Priority | None, fairness_key: str | None) -> str | None:
+    """Return the lane in which a new task waits: the digit of its level, and its key.
+
+    Without a priority the store puts the digit of the endpoint's default in. None for a task that gives neither.
+    """
+    if priority is None and fairness_key is None:
+        return None
+    return (_DEFAULT_LEVEL if priority is None else _LEVELS[priority]) + (fairness_key or "")
+
+
+def priority_in(lane: str | None) -> Priority:
+    """Return the priority of a task with this lane; None for one that waits in the plain queue."""
+    return next((one for one, digit in _LEVELS.items() if lane and lane[0] == digit), Priority.NORMAL)
+
+
+def fairness_key_in(lane: str | None) -> str | None:
+    """Return the fairness key of a task with this lane."""
+    return (lane or "")[1:] or None
+
+
 AuthKey = Annotated[
     str,
     Field(min_length=1, max_length=255),
@@ -243,6 +276,15 @@ class NewTask:
             asked="run_at",
         ),
     ] = None
+    priority: Priority | None = None
+    """None: the endpoint's default."""
+    fairness_key: str | None = None
+    """Tasks with the same key take turns with those of other keys."""
+
+    @property
+    def lane(self) -> str | None:
+        """The lane in which it waits; None if it gives neither a priority nor a key."""
+        return lane_of(self.priority, self.fairness_key)
 
 
 TASK_FIELDS = (*SPEC_FIELDS, *definitions_of(NewTask, TaskField))
@@ -298,6 +340,8 @@ class Task:
     """Time limit in the queue; None if unlimited."""
     run_at_ms: int | None = None
     """Time before which it does not begin, if it was submitted with one that was ahead."""
+    priority: Priority = Priority.NORMAL
+    fairness_key: str | None = None
     cancel_requested: bool = False
     runs: int = 1
     """Number of times that the task was submitted or retried by hand."""

@@ -20,6 +20,8 @@ from queue_engine.domain.tasks import (
     Task,
     TaskSpec,
     TaskState,
+    fairness_key_in,
+    priority_in,
 )
 from queue_engine.rules.signing_secrets import signs
 from queue_engine.store.redis.client import optional_int
@@ -224,6 +226,8 @@ def task_from(
         timeout_seconds=float(fields["timeout"]),
         queue_ttl_seconds=float(fields["ttl"]) if "ttl" in fields else None,
         run_at_ms=optional_int(fields.get("run_at")),
+        priority=priority_in(fields.get("lane")),
+        fairness_key=fairness_key_in(fields.get("lane")),
         cancel_requested="cancel" in fields,
         runs=int(fields.get("runs", 0)) + 1,
         lost_lease="lost_token" in fields,
