@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 
 from queue_engine.domain.audit import Action, Change, operation_target
 from queue_engine.domain.task_operations import OperationStatus, TaskOperation, end_of
@@ -72,8 +72,7 @@ class Operations:
         now = self._clock()
         if self._listed_at is not None and now - self._listed_at < LIST_SECONDS:
             return
-        partitions = self._store.partitions.all()
-        found = await asyncio.gather(*map(self._running, partitions), return_exceptions=True)
+        found = await asyncio.gather(*map(self._running, await self._busy()), return_exceptions=True)
         self._listed_at = now
         running = [one for of_one in found if not isinstance(of_one, BaseException) for one in of_one]
         self._turns.replace(running)
@@ -82,6 +81,16 @@ class Operations:
         for error in found:
             if isinstance(error, BaseException) and unavailability(error) is None:
                 raise error
+
+    async def _busy(self) -> Sequence[Partition]:
+        """Return the partitions to read: all of them if a server of the store is unavailable, because the others may
+        have operations."""
+        try:
+            return await self._store.operations.busy()
+        except Exception as error:
+            if unavailability(error) is None:
+                raise
+            return self._store.partitions.all()
 
     async def _running(self, partition: Partition) -> list[RunningOperation]:
         return await self._store.operations.running(partition)

@@ -174,6 +174,14 @@ class OperationStore:
         )
         return reply.word == "OK"
 
+    async def busy(self) -> list[Partition]:
+        """Return the partitions in which operations run. This costs one round trip for all of them."""
+        partitions = self._partitions.all()
+        pipeline = self._redis.pipeline(transaction=False)
+        for partition in partitions:
+            pipeline.scard(partition.running_operations)
+        return [one for one, count in zip(partitions, await pipeline.execute(), strict=True) if count]
+
     async def running(self, partition: Partition) -> list[RunningOperation]:
         """Return the operations of a partition that run."""
         found: set[bytes] = set()

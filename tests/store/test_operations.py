@@ -356,8 +356,10 @@ async def test_running_operations_are_known_with_their_tenant(bench: Bench) -> N
     await start(bench, operation(TaskAction.CANCEL, QUEUED))
     expected = [RunningOperation(bench.endpoint_id, "op1", TENANT)]
     assert await bench.store.operations.running(bench.partition) == expected
+    assert await bench.store.operations.busy() == [bench.partition]
     await run(bench)
     assert await bench.store.operations.running(bench.partition) == []
+    assert await bench.store.operations.busy() == []
 
 
 async def test_ten_thousand_tasks_are_given_in_one_call(bench: Bench) -> None:
