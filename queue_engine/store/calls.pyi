@@ -1214,17 +1214,13 @@ class Scripts:
         keys: TaskKeys,
         /,
         *,
+        extra: Sequence[str],
         fingerprint: str,
         tenant: str,
         spec_and_input: bytes | memoryview | Pieces,
-        spec_length: int,
-        destination: str | None,
+        spec_length: str,
         partition_index: int,
-        execution_timeout: str | None,
-        queue_ttl: str | None,
-        tag_names: str | None,
-        delay_ms: int | None,
-        run_at_ms: int | None,
+        options: Mapping[str, str | int],
     ) -> (
         EnqueueOk
         | EnqueueExists

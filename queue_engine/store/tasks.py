@@ -162,19 +162,16 @@ class TaskStore:
         """Begin to accept a task."""
         keys = self._partitions.of(task.endpoint_id)
         spec = self._specs.encode(task.spec, task.endpoint_id, task.task_id)
+        is_plain = task.delay_seconds is None and task.run_at_ms is None and not task.spec.tags
         return self._scripts.enqueue(
             keys.of_task(task.task_id),
+            extra=() if is_plain else (keys.partition.due, keys.tags, keys.tagged),
             fingerprint=task.fingerprint,
             tenant=task.tenant,
             spec_and_input=_joined(spec, task.input),
-            spec_length=len(spec),
-            destination=None if task.spec.webhook is None else task.spec.webhook_destination or "1",
+            spec_length=str(len(spec)),
             partition_index=keys.partition.index,
-            execution_timeout=_optional_number(task.timeout_seconds),
-            queue_ttl=_optional_number(task.queue_ttl_seconds),
-            delay_ms=None if task.delay_seconds is None else math.ceil(task.delay_seconds * 1000),
-            run_at_ms=task.run_at_ms,
-            tag_names=" ".join(task.spec.tags) or None,
+            options=_options_of(task),
         )
 
     async def accepted_request(self, endpoint_id: str, task_id: str, *, max_input_bytes: int) -> AcceptedRequest | None:
@@ -381,6 +378,19 @@ def _enqueued_by(reply: EnqueueReply) -> Enqueued:
     if reply.word == "LIMITED":
         return Enqueued(Submission.LIMITED, RateState(RateScope.ENDPOINT, reply.per_second, 0))
     return _ENQUEUED[reply.word]
+
+
+def _options_of(task: NewTask) -> dict[str, str]:
+    """Return the arguments of enqueue.lua that few tasks have."""
+    options = {
+        "destination": None if task.spec.webhook is None else task.spec.webhook_destination or "1",
+        "execution_timeout": _optional_number(task.timeout_seconds),
+        "queue_ttl": _optional_number(task.queue_ttl_seconds),
+        "tag_names": " ".join(task.spec.tags) or None,
+        "delay_ms": None if task.delay_seconds is None else str(math.ceil(task.delay_seconds * 1000)),
+        "run_at_ms": None if task.run_at_ms is None else str(task.run_at_ms),
+    }
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _joined(spec: bytes, input_: bytes | memoryview) -> bytes | Pieces:

@@ -1,14 +1,12 @@
 -- Accept a task, once for each task id. Not allowed at maxmemory, so that running tasks can still end.
 --
 -- flags: durable
--- keys of a task: endpoint, task, body, queue, due, created, live, counts, partition_counts, deadlines
+-- keys of a task: endpoint, task, body, queue, created, live, counts, partition_counts, deadlines
+-- keys: extra list (of a task with a delay or with tags: due, tags, tagged; none for others, because every key costs)
 -- arguments:
---   fingerprint text (of the request), tenant text, spec_and_input bytes, spec_length integer,
---   destination optional text (of its webhook, if any), partition_index integer,
---   execution_timeout optional text (seconds; default: the endpoint's),
---   queue_ttl optional text (seconds; default: the endpoint's),
---   tag_names optional text (with spaces between them),
---   delay_ms optional integer, run_at_ms optional integer (the task does not begin before)
+--   fingerprint text (of the request), tenant text, spec_and_input bytes, spec_length text, partition_index integer,
+--   options map (those that are given: destination of its webhook; execution_timeout and queue_ttl in seconds, instead of the
+--     endpoint's; tag_names with spaces between them; delay_ms or run_at_ms, before which the task does not begin)
 -- replies:
 --   OK
 --   EXISTS (the same request was accepted before)
@@ -36,42 +34,51 @@ local before = redis.call('HGET', task, 'print')
 if before and left then return { 'WITHIN', before == fingerprint and 'EXISTS' or 'CONFLICT', max_submits, left } end
 if before then return { before == fingerprint and 'EXISTS' or 'CONFLICT' } end
 if desired ~= 'running' or failed == '1' then return { 'CLOSED' } end
-local queued, scheduled, counted_from = unpack(redis.call('HMGET', counts, 'queued', 'scheduled', 'counted_from'))
-if (tonumber(queued) or 0) + (tonumber(scheduled) or 0) >= tonumber(max_queued) then return { 'FULL' } end
+-- The counts are read and written once, because a command takes longer than a field.
+local queued, scheduled, seq, bytes, counted_from =
+  unpack(redis.call('HMGET', counts, 'queued', 'scheduled', 'seq:all', 'bytes', 'counted_from'))
+queued, scheduled = tonumber(queued) or 0, tonumber(scheduled) or 0
+if queued + scheduled >= tonumber(max_queued) then return { 'FULL' } end
 
-timeout, ttl = execution_timeout or timeout, queue_ttl or ttl
+local given = {}
+for index = 1, #options, 2 do given[options[index]] = options[index + 1] end
+timeout, ttl = given.execution_timeout or timeout, given.queue_ttl or ttl
 local at = now_ms()
-local now, run_at = text(at), run_at_ms or (delay_ms and at + delay_ms)
+local run_at = tonumber(given.run_at_ms) or (given.delay_ms and at + given.delay_ms)
 if run_at and run_at > at + MAX_DELAY_MS then return { 'TOO_LATE' } end
 local is_delayed = run_at and run_at > at
 local member, task_id = names_of(task)
-local seq = index_add('all', created, now, 't', task_id)
+local due, tags, tagged = unpack(extra)
+seq = (seq or 0) + 1
+redis.call('XADD', created, seq .. '-' .. at, 't', task_id)
 local number = redis.call('HINCRBY', partition_counts, 'seq', 1) * TASKS_PER_PARTITION_STEP + partition_index
-local state, place, value = 'queued', 'entry', nil
+local state, waiting, place, value = 'queued', queued + 1, 'entry', nil
 if is_delayed then
-  state, place, value = 'scheduled', 'run_at', text(run_at)
+  state, waiting, place, value = 'scheduled', scheduled + 1, 'run_at', run_at
   redis.call('ZADD', due, value, member)
 else
   value = redis.call('XADD', queue, '*', 't', task_id, 'n', seq)
 end
 -- A plain SET would search for an expiry to remove, in a table with a key for each ended task.
 if not redis.call('SET', body, spec_and_input, 'NX', 'KEEPTTL') then redis.call('SET', body, spec_and_input) end
-redis.call('HSET', task, 'state', state, place, value, 'attempts', 0, 'lost', 0, 'created', now, 'updated', now,
-  'number', text(number), 'seq', seq, 'print', fingerprint, 'spec', spec_length, 'timeout', timeout, 'max', max_attempts)
+redis.call('HSET', task, 'state', state, place, value, 'attempts', 0, 'lost', 0, 'created', at, 'updated', at,
+  'number', number, 'seq', seq, 'print', fingerprint, 'spec', spec_length, 'timeout', timeout, 'max', max_attempts)
 if ttl and ttl ~= '' and is_delayed then
   redis.call('HSET', task, 'ttl', ttl) -- the time in the queue counts from the end of the delay (see promote.lua)
 elseif ttl and ttl ~= '' then
-  local deadline = text(tonumber(now) + math.ceil(tonumber(ttl) * 1000))
+  local deadline = at + math.ceil(tonumber(ttl) * 1000)
   redis.call('HSET', task, 'ttl', ttl, 'deadline', deadline)
   redis.call('ZADD', deadlines, deadline, member)
 end
 -- A longer value would make the hash no longer compact. Then only the spec has the destination.
+local destination = given.destination
 if destination then redis.call('HSET', task, 'webhook', #destination <= 64 and destination or '1') end
 redis.call('ZADD', live, seq, task_id)
-count_move(nil, state)
+redis.call('HSET', counts, 'seq:all', seq, state, waiting, 'bytes', (bytes or 0) + #spec_and_input + TASK_BYTES)
+if waiting == 1 then note_waiting() end
+redis.call('HINCRBY', partition_counts, state, 1)
 if not is_delayed then ring_bell() end
-add_use('bytes', #spec_and_input + TASK_BYTES)
-if tag_names then add_tags(seq, task_id, tag_names) end
+if given.tag_names then add_tags(tags, tagged, seq, task_id, given.tag_names) end
 if not counted_from then redis.call('HSET', counts, 'counted_from', seq) end
 if left then return { 'WITHIN', 'OK', max_submits, left } end
 return { 'OK' }

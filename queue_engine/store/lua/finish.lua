@@ -11,14 +11,15 @@
 local now = now_ms()
 local ended = {}
 local function finish(token, state_after, value)
-  local state, holder, created, started, run_at =
-    unpack(redis.call('HMGET', task, 'state', 'token', 'created', 'started', 'run_at'))
+  local facts = read_to_end()
+  local state, holder, created, started, run_at = unpack(facts, 11)
   if not state then return 'GONE' end
   if state ~= 'running' or holder ~= token then
     if TERMINAL[state] and holder == token then return 'ALREADY' end
     if not readopt(task, token, now) then return 'FENCED' end
+    facts = nil -- they have changed
   end
-  record_end(ended, now, state_after, value)
+  record_end(ended, now, state_after, value, facts)
   return 'OK', run_at or created, started
 end
 

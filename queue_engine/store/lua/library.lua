@@ -66,7 +66,8 @@ local function keep_start_tokens(tokens, now)
   redis.call('HSET', counts, 'starts', string.format('%.6f %.0f', tokens, now))
 end
 
--- Return a whole number as text without an exponent.
+-- Return a whole number as text without an exponent. Arguments of commands, and numbers below 10^14 that are joined with a text, have
+-- none anyway. Scripts of each task use them without this function, which takes as long as a small command.
 local function text(number)
   return string.format('%.0f', number)
 end
@@ -108,18 +109,21 @@ local function check_now()
   redis.call('ZADD', due_checks, 'LT', text(now_ms()), id_of_endpoint(endpoint))
 end
 
+-- Note an endpoint whose first task waits for the metrics, which remove endpoints without waiting tasks.
+-- keys: counts, waiting_endpoints
+local function note_waiting()
+  redis.call('SADD', waiting_endpoints, string.match(counts, ':cnt:(.+)$'))
+end
+
 -- Move tasks between waiting and running states in the counts of their endpoint and its partition: one, unless `number` is given.
--- keys: counts, partition_counts, waiting_endpoints
+-- keys: counts, partition_counts
 local function count_move(from, to, number)
   number = number or 1
   if from then
     redis.call('HINCRBY', counts, from, -number)
     redis.call('HINCRBY', partition_counts, from, -number)
   end
-  -- The endpoint of the first waiting task is noted for the metrics, which remove endpoints without waiting tasks.
-  if redis.call('HINCRBY', counts, to, number) == number and to ~= 'running' then
-    redis.call('SADD', waiting_endpoints, string.match(counts, ':cnt:(.+)$'))
-  end
+  if redis.call('HINCRBY', counts, to, number) == number and to ~= 'running' then note_waiting() end
   redis.call('HINCRBY', partition_counts, to, number)
 end
 
@@ -262,7 +266,7 @@ end
 -- keys: counts
 local function index_add(index, stream, time, ...)
   local number = redis.call('HINCRBY', counts, 'seq:' .. index, 1)
-  redis.call('XADD', stream, text(number) .. '-' .. text(time), ...)
+  redis.call('XADD', stream, number .. '-' .. time, ...)
   return number
 end
 
@@ -316,16 +320,15 @@ local function tag_entry(tag, place, task_id)
 end
 
 -- Add a new task to the index of tags. `names` is its tags with spaces between them. They are noted beside the index, because the
--- data of the task may expire before the task is removed.
--- keys: tags, tagged
-local function add_tags(place, task_id, names)
+-- data of the task may expire before the task is removed. The keys are passed, because most submissions do without them.
+local function add_tags(tags_key, tagged_key, place, task_id, names)
   local bytes = 0
   for tag in string.gmatch(names, '%S+') do
     local entry = tag_entry(tag, place, task_id)
-    redis.call('ZADD', tags, 0, entry)
+    redis.call('ZADD', tags_key, 0, entry)
     bytes = bytes + #entry + TAG_BYTES
   end
-  redis.call('HSET', tagged, text(place), names)
+  redis.call('HSET', tagged_key, text(place), names)
   add_use('bytes', bytes)
 end
 
@@ -650,32 +653,42 @@ local function task_retention()
   return known_retention
 end
 
+-- Return the fields of a task that its end needs, in a table: those for `record_end`, and from the eleventh on those for finish.lua.
+-- keys: task
+local function read_to_end()
+  return redis.call('HMGET', task, 'seq', 'webhook', 'lost_token', 'noted', 'history', 'result_at', 'spec', 'entry', 'ahead',
+    'watchers', 'state', 'token', 'created', 'started', 'run_at')
+end
+
 -- Record the end of a task, except what `complete_ends` records for all tasks in `ended`, which it is added to. `value` is its
 -- output or its error. A task that waits after a lost lease has the attempt's `lost_token`, and `noted` when that attempt costs
--- nothing. The processes that watch the task (see watch.lua) get a message.
+-- nothing. `facts` is what `read_to_end` has returned, if the task has not changed since. The processes that watch the task (see
+-- watch.lua) get a message.
 -- keys: task, body, history, finished_success, finished_failed
-local function record_end(ended, at, state, value)
-  local now = text(at)
+local function record_end(ended, at, state, value, facts)
   local member, task_id = names_of(task)
   local status, stream = 'failed', finished_failed
   if state == 'succeeded' then status, stream = 'success', finished_success end
-  local seq, webhook, lost_token, noted, has_history, place, spec, entry, ahead, watchers = unpack(redis.call('HMGET', task,
-    'seq', 'webhook', 'lost_token', 'noted', 'history', 'result_at', 'spec', 'entry', 'ahead', 'watchers'))
+  local seq, webhook, lost_token, noted, has_history, place, spec, entry, ahead, watchers = unpack(facts or read_to_end())
   local destination = webhook and destination_of(webhook, spec)
   local is_lost = lost_token and not noted
   if is_lost then note_attempt(redis.call('HGET', task, 'updated'), 'lost') end
   -- Let the data expire even if the retention job never runs again.
-  local expiry = text(task_retention() + EXPIRY_SLACK_MS)
+  local expiry = task_retention() + EXPIRY_SLACK_MS
   redis.call('PEXPIRE', task, expiry)
   if has_history or is_lost then redis.call('PEXPIRE', history, expiry) end
   local field, length = keep_result(value, expiry, place)
   -- The entry keeps the bytes, so that they can be subtracted when the task's data has expired.
   local bytes = (length or redis.call('STRLEN', body)) + TASK_BYTES + #value
   local number = index_add(status, stream, at, 't', task_id, 'n', seq, 'b', bytes)
-  redis.call('HSET', task, 'state', state, 'finished', now, 'updated', now, 'fin', number, unpack({ field, length }))
+  if field then
+    redis.call('HSET', task, 'state', state, 'finished', at, 'updated', at, 'fin', number, field, length)
+  else
+    redis.call('HSET', task, 'state', state, 'finished', at, 'updated', at, 'fin', number)
+  end
   if entry or lost_token or ahead or watchers then redis.call('HDEL', task, 'entry', 'lost_token', 'ahead', 'watchers') end
   if webhook then
-    begin_counted_delivery(destination, now)
+    begin_counted_delivery(destination, at)
     redis.call('HSET', task, 'delivery', 'INIT')
   end
   -- With pcall, because an agent whose user has the rules of an earlier version may not publish. The end is recorded without it.

@@ -18,10 +18,15 @@ local started_at = text(now)
 local moved, bytes, new_leases, acknowledged = 0, 0, {}, {}
 
 local function start(entry_id, token, address, is_ahead)
-  local state, entry, holder, lost_token, deadline, updated, attempt, max, timeout, created, started, number, spec, lost,
-    resets, base, busy_tries, has_history, noted, spared, run_at = unpack(redis.call('HMGET', task, 'state', 'entry', 'token',
-      'lost_token', 'deadline', 'updated', 'attempts', 'max', 'timeout', 'created', 'started', 'number', 'spec', 'lost',
-      'resets', 'base', 'busy_tries', 'history', 'noted', 'spared', 'run_at'))
+  local state, entry, holder, deadline, attempt, max, timeout, created, started, number, spec, lost, run_at = unpack(redis.call(
+    'HMGET', task, 'state', 'entry', 'token', 'deadline', 'attempts', 'max', 'timeout', 'created', 'started', 'number', 'spec',
+    'lost', 'run_at'))
+  -- A task that has never started has none of these fields. The search for a missing field goes through the whole hash.
+  local lost_token, updated, resets, base, busy_tries, has_history, noted, spared = nil, nil, nil, nil, nil, nil, nil, nil
+  if started then
+    lost_token, updated, resets, base, busy_tries, has_history, noted, spared = unpack(redis.call('HMGET', task, 'lost_token',
+      'updated', 'resets', 'base', 'busy_tries', 'history', 'noted', 'spared'))
+  end
   if is_compared and is_of_another(stream, entry_id, task) then return 'STALE' end
   local repeated = state == 'running' and holder == token
   -- The entry's id alone does not identify the queue in which the task waits, because both queues may use the same id.
@@ -38,8 +43,12 @@ local function start(entry_id, token, address, is_ahead)
       has_history = 1
     end
     if deadline then redis.call('ZREM', deadlines, member) end
+    if started then
+      redis.call('HDEL', task, 'entry', 'lost_token', 'noted', 'ahead')
+    else
+      redis.call('HDEL', task, 'entry')
+    end
     attempt, started = text(attempt + 1), started_at
-    redis.call('HDEL', task, 'entry', 'lost_token', 'noted', 'ahead')
     redis.call('HSET', task, 'state', 'running', 'token', token, 'worker', worker_id, 'address', address,
       'started', started, 'updated', started, 'attempts', attempt)
     -- The mark is the token, because agents of an earlier version do not remove it when they begin another attempt.
