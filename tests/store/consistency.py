@@ -374,14 +374,21 @@ def _faults_of_use(contents: _Content, one: _EndpointContent) -> list[str]:
     keys, endpoint_id = one.keys, one.keys.endpoint_id
     bytes_used = sum(TASK_BYTES + contents.sizes.get(keys.body(task_id), 0) for task_id in one.live)
     bytes_used += sum(int(entry["b"]) for entries in one.finished.values() for entry in entries.values())
-    for task_id in one.tasks:
+    by_block: Counter[str] = Counter()
+    for task_id, fields in one.tasks.items():
         records = (keys.history(task_id), keys.partition.attempts_log(endpoint_id, task_id))
-        bytes_used += sum(contents.records.get(name, 0) for name in records)
+        size = sum(contents.records.get(name, 0) for name in records)
+        by_block[f"records:{(int(fields['seq']) - 1) // BLOCK}"] += size
+        bytes_used += size
     bytes_used += sum(len(name) + TAG_BYTES for name in one.tags)
     waiting = sum(name.startswith(task_delivery_id(endpoint_id, "")) for name in contents.deliveries)
     real = {"bytes": bytes_used, "deliveries": waiting}
     counted = {name: int(one.counts.get(name, 0)) for name in real}
-    return [] if counted == real else [f"endpoint {endpoint_id} uses {counted}, really {real}"]
+    faults = [] if counted == real else [f"endpoint {endpoint_id} uses {counted}, really {real}"]
+    of_blocks = {name: int(value) for name, value in one.counts.items() if name.startswith("records:")}
+    if +Counter(of_blocks) != +by_block:
+        faults.append(f"the records of endpoint {endpoint_id} use {of_blocks}, really {+by_block}")
+    return faults
 
 
 def _workers_in(counts: Fields) -> Counter[str]:

@@ -11,6 +11,7 @@ from queue_engine.store.endpoint_index import PAGE_SIZE
 from queue_engine.store.store import Store
 from queue_engine.store.usage import Usage
 from tests.store.bench import DELIVERED, GIVEN_UP, TENANT, TOO_LARGE_TO_JOIN, Bench, again, answer, config, spec
+from tests.store.consistency import BLOCK
 from tests.store.probe import Probe
 
 MAX_ATTEMPTS = 50
@@ -176,6 +177,53 @@ async def test_a_task_whose_data_has_expired_is_subtracted(bench: Bench) -> None
     await bench.probe.ask("DEL", *await bench.data_keys("t1"))
     await bench.purge()
     assert await _bytes(bench) == 0
+
+
+async def _end_with_records(bench: Bench, task_id: str) -> int:
+    """Run a task with a webhook twice, and give its delivery up. Return the bytes of its records."""
+    agent, outbox = bench.agent(), await bench.outbox()
+    started = await bench.submit_and_start(task_id, agent, spec=spec(webhook=True))
+    await bench.release(agent, started)
+    await bench.settle(agent, await bench.start(agent), Succeeded(b"42"))
+    await bench.deliver(outbox, GIVEN_UP)
+    sizes = [await _records(bench, name) for name in _lists(bench, task_id)]
+    assert all(sizes)
+    return sum(sizes)
+
+
+def _lists(bench: Bench, task_id: str) -> tuple[str, str]:
+    return bench.keys.history(task_id), bench.partition.attempts_log(bench.endpoint_id, task_id)
+
+
+async def _expire(bench: Bench, task_id: str) -> None:
+    await bench.probe.ask("DEL", *await bench.data_keys(task_id), *_lists(bench, task_id))
+
+
+async def test_the_records_of_an_expired_task_are_subtracted_with_the_last_task_of_its_block(bench: Bench) -> None:
+    """A block has 64 tasks in the order of creation. Another block keeps the endpoint from having no tasks at all."""
+    size = await _end_with_records(bench, "expired")
+    running = await bench.submit_and_start("second", bench.agent())
+    for number in range(BLOCK - 1):
+        await bench.submit(f"t{number}")
+    for number in range(BLOCK - 2):
+        await bench.store.tasks.cancel(bench.endpoint_id, f"t{number}")
+    await _expire(bench, "expired")
+    assert await bench.purge() == BLOCK - 1
+    left = [TASK_BYTES + await bench.probe.ask("STRLEN", bench.keys.body(name)) for name in ("second", f"t{BLOCK - 2}")]
+    assert await _bytes(bench) == sum(left) + size
+    await bench.settle(bench.agent(), running, Succeeded(b"42"))
+    assert await bench.purge() == 1
+    assert await _bytes(bench) == left[1]
+
+
+async def test_sums_of_records_that_an_earlier_version_has_left_are_removed_when_there_is_no_task(
+    bench: Bench,
+) -> None:
+    await bench.finish("t1")
+    await bench.purge()
+    await bench.probe.ask("HSET", bench.keys.counts, "records:7", 300)
+    await bench.store.endpoints.index.restore([bench.endpoint_id])
+    assert not [name for name in await bench.probe.hash(bench.keys.counts) if name.startswith("records:")]
 
 
 async def test_tasks_of_an_earlier_version_do_not_make_the_bytes_negative(bench: Bench) -> None:

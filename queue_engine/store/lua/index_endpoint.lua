@@ -15,6 +15,7 @@ if desired == 'deleted' then restored = redis.call('ZADD', deletions, 'NX', text
 -- which nothing was missing.
 recount_workers()
 local has_tasks = correct_use()
+if not has_tasks then forget_blocks_of_records() end
 local queued, scheduled, counted_logs = unpack(redis.call('HMGET', counts, 'queued', 'scheduled', 'logs'))
 if (queued or 0) + (scheduled or 0) > 0 then redis.call('SADD', waiting_endpoints, id) end
 if tonumber(desired_workers or '0') > 0 or redis.call('HLEN', workers) > 0 then check_now() end

@@ -142,25 +142,6 @@ local function add_use(name, by)
   if redis.call('HINCRBY', counts, name, by) < 0 then redis.call('HSET', counts, name, 0) end
 end
 
--- Append a record to a list of a task that keeps the latest `limit`, and count its bytes until `forget_records`.
-local function add_record(records, record, limit)
-  local bytes = #record
-  if redis.call('RPUSH', records, record) > limit then
-    bytes = bytes - #redis.call('LINDEX', records, 0)
-    redis.call('LTRIM', records, -limit, -1)
-  end
-  add_use('bytes', bytes)
-end
-
--- Remove a list of a task's records, and subtract their bytes if the task is counted: `task_bytes` of it were subtracted.
-local function forget_records(records, task_bytes)
-  if task_bytes == 0 then return redis.call('DEL', records) end
-  local bytes = 0
-  for _, record in ipairs(redis.call('LRANGE', records, 0, -1)) do bytes = bytes + #record end
-  redis.call('DEL', records)
-  if bytes > 0 then add_use('bytes', -bytes) end
-end
-
 -- Return the bytes of the nodes of a worker's log. A node of a stream has at most `stream-node-max-bytes`, NODE_BYTES by default.
 local function log_bytes(log)
   local facts = redis.pcall('XINFO', 'STREAM', log) -- an error, without items, when there is no such log
@@ -229,6 +210,59 @@ end
 
 local function block_of(number, level)
   return math.floor((number - 1) / width(level))
+end
+
+-- Add to the bytes of a task's records: to the sum of its endpoint and to that of its block of places in the order of creation.
+-- The data of a task may expire before the task is removed. What such tasks of a block have added is subtracted with the block's
+-- last task (see `forget_records`).
+-- keys: counts
+local function add_record_bytes(place, by)
+  add_use('bytes', by)
+  redis.call('HINCRBY', counts, 'records:' .. block_of(tonumber(place), 1), by)
+end
+
+-- Append a record to a list of the task at this place that keeps the latest `limit`.
+local function add_record(records, record, limit, place)
+  local bytes = #record
+  if redis.call('RPUSH', records, record) > limit then
+    bytes = bytes - #redis.call('LINDEX', records, 0)
+    redis.call('LTRIM', records, -limit, -1)
+  end
+  add_record_bytes(place, bytes)
+end
+
+-- Remove the lists of records of a task that was removed from the index of all tasks, and subtract their bytes. Records of agents
+-- and processes of an earlier version were not added, so no more is subtracted than was added for the block.
+-- keys: counts, created
+local function forget_records(place, lists)
+  local bytes = 0
+  for _, records in ipairs(lists) do
+    for _, record in ipairs(redis.call('LRANGE', records, 0, -1)) do bytes = bytes + #record end
+    redis.call('DEL', records)
+  end
+  local block = block_of(tonumber(place), 1)
+  local field = 'records:' .. block
+  local added = tonumber(redis.call('HGET', counts, field) or '0')
+  bytes = math.min(bytes, added)
+  if bytes < added then
+    local first, last = text(block * BLOCK + 1), text(block * BLOCK + BLOCK)
+    if #redis.call('XRANGE', created, first, last, 'COUNT', 1) == 0 then bytes = added end
+  end
+  if bytes == 0 then return end
+  add_use('bytes', -bytes)
+  if bytes == added then
+    redis.call('HDEL', counts, field)
+  else
+    redis.call('HINCRBY', counts, field, -bytes)
+  end
+end
+
+-- Remove the sums of blocks of an endpoint without tasks. Processes of an earlier version leave them when they remove tasks.
+-- keys: counts
+local function forget_blocks_of_records()
+  for _, field in ipairs(redis.call('HKEYS', counts)) do
+    if string.find(field, '^records:') then redis.call('HDEL', counts, field) end
+  end
 end
 
 -- keys: counts
@@ -421,10 +455,10 @@ end
 -- a missing key costs more the more keys there are. Only note_try passes `tries`.
 -- keys: task, history
 local function note_attempt(ended, outcome, why, tries)
-  local attempt, worker, started = unpack(redis.call('HMGET', task, 'attempts', 'worker', 'started'))
+  local attempt, worker, started, place = unpack(redis.call('HMGET', task, 'attempts', 'worker', 'started', 'seq'))
   local record = cjson.encode({ attempt = tonumber(attempt), workerId = worker or '', outcome = outcome,
     startedAt = tonumber(started), endedAt = tonumber(ended), error = why, tries = tries })
-  add_record(history, record, MAX_ATTEMPTS)
+  add_record(history, record, MAX_ATTEMPTS, place)
   redis.call('HSET', task, 'noted', 1, 'history', 1)
 end
 
@@ -432,7 +466,7 @@ end
 -- number. Consecutive tries under one number share a record with their count, so that they do not displace other attempts.
 -- keys: task, history
 local function note_try(ended, outcome, why)
-  local attempt, worker, has_history = unpack(redis.call('HMGET', task, 'attempts', 'worker', 'history'))
+  local attempt, worker, has_history, place = unpack(redis.call('HMGET', task, 'attempts', 'worker', 'history', 'seq'))
   local latest = has_history and redis.call('LINDEX', history, -1)
   local record = latest and cjson.decode(latest)
   if not record or not record.tries or record.attempt ~= tonumber(attempt) then
@@ -442,7 +476,7 @@ local function note_try(ended, outcome, why)
   record.tries = record.tries + 1
   local after = cjson.encode(record)
   redis.call('LSET', history, -1, after)
-  add_use('bytes', #after - #latest)
+  add_record_bytes(place, #after - #latest)
   redis.call('HSET', task, 'noted', 1)
 end
 
@@ -724,8 +758,7 @@ local function end_task(at, from, state, value)
   complete_ends(ended, at, from)
 end
 
--- Remove the index entry, the counts and the delivery of an ended task, before it is queued again or deleted. Return the bytes that
--- were subtracted.
+-- Remove the index entry, the counts and the delivery of an ended task, before it is queued again or deleted.
 -- keys: task, counts, finished_success, finished_delivered, finished_failed, outbox, outbox_due, outbox_parked, delivery
 local function undo_end()
   local state, delivered, fin = unpack(redis.call('HMGET', task, 'state', 'delivery', 'fin'))
@@ -744,7 +777,6 @@ local function undo_end()
   redis.call('ZREM', outbox_parked, delivery_id)
   end_delivery(is_counted)
   leave_given_up()
-  return bytes
 end
 
 -- Remove the current status event of a worker, and make the next event due. Events older than `max_age` are skipped.
@@ -934,13 +966,12 @@ local function remove_task()
   local state, seq = unpack(redis.call('HMGET', task, 'state', 'seq'))
   if not state then return 'GONE' end
   if not TERMINAL[state] then return 'BUSY' end
-  local bytes = undo_end()
+  undo_end()
   index_remove('all', created, seq)
   local _, task_id = names_of(task)
   remove_tags(seq, task_id)
   redis.call('DEL', task, body, result)
-  forget_records(history, bytes)
-  forget_records(attempts_log, bytes)
+  forget_records(seq, { history, attempts_log })
   if not correct_use() then redis.call('UNLINK', tags, tagged) end
   return 'OK'
 end

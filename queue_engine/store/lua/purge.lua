@@ -33,9 +33,11 @@ if is_there then
   redis.call('DEL', task, body)
   -- Missing keys are not deleted, because the search for a missing key costs as much as a deletion.
   if not result_at then redis.call('DEL', result) end
-  if webhook then forget_records(attempts_log, bytes) end
-  if has_history then forget_records(history, bytes) end
 end
+local records = {}
+if is_there and webhook then records[1] = attempts_log end
+if is_there and has_history then records[#records + 1] = history end
+forget_records(place, records)
 -- Processes of an earlier version remove tasks without their tags.
 if not correct_use() then redis.call('UNLINK', tags, tagged) end
 if not seq or (is_there and standing == 'MAX_RETRIES_EXCEEDED') then leave_given_up() end

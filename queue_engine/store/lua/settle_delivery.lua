@@ -16,14 +16,14 @@ local now = now_ms()
 local due_at = verdict == 'again' and text(now + delay_ms)
 drop(outbox, 'delivery', entry)
 redis.call('HINCRBY', delivery, 'attempts', 1)
-local state = redis.call('HGET', task, 'state')
+local state, seq = unpack(redis.call('HMGET', task, 'state', 'seq'))
 local ttl = redis.call('PTTL', task)
 if state then
   redis.call('HINCRBY', task, 'delivery_attempts', 1)
   redis.call('HSET', task, 'updated', text(now))
   redis.call('HDEL', task, 'delivery_parked')
   local added = (trigger and ',"trigger":"' .. trigger .. '"' or '') .. (due_at and ',"next":' .. due_at or '')
-  add_record(attempts_log, string.sub(record, 1, -2) .. added .. '}', MAX_DELIVERY_RECORDS)
+  add_record(attempts_log, string.sub(record, 1, -2) .. added .. '}', MAX_DELIVERY_RECORDS, seq)
 end
 
 if due_at then
@@ -40,8 +40,7 @@ else
     redis.call('HDEL', task, 'next_delivery')
     redis.call('HSET', task, 'delivery', 'SUCCESS', 'delivered', text(now))
     if state == 'succeeded' then
-      local fin, seq = unpack(redis.call('HMGET', task, 'fin', 'seq'))
-      local bytes = bytes_in(index_remove('success', finished_success, fin), 'success')
+      local bytes = bytes_in(index_remove('success', finished_success, redis.call('HGET', task, 'fin')), 'success')
       local _, task_id = names_of(task)
       redis.call('HSET', task, 'fin', index_add('delivered', finished_delivered, now, 't', task_id, 'n', seq, 'b', bytes))
       redis.call('HINCRBY', counts, 'success', -1)
