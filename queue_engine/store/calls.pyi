@@ -1979,7 +1979,8 @@ class Scripts:
         """
     async def why(self, keys: TaskKeys, /) -> WhyScheduled | WhyQueued | WhyOk:
         """Read what tells why a task waits. A short queue is counted. The place in a longer one follows from the
-        entries of the task and of both ends, which are returned.
+        entries of the task and of both ends, which are returned: from the places of their tasks in the order of
+        creation, or from the place in the field `n` of an entry whose task was retried by hand or had a delay.
         """
     async def yield_leadership(self, *, leader: str, controller_id: str) -> YieldLeadershipOk | YieldLeadershipHeld:
         """Give up the leadership of a controller at once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -213,7 +213,7 @@ class TaskStore:
         if reply.word == "QUEUED":
             return replace(
                 facts,
-                line=_line(reply),
+                line=await self._line(endpoint_id, reply),
                 is_paused=reply.is_paused,
                 tokens=reply.tokens,
                 starts_per_second=reply.starts_per_second,
@@ -337,6 +337,30 @@ class TaskStore:
 
         return LongText(size, read)
 
+    async def _line(self, endpoint_id: str, reply: WhyQueued) -> Line | None:
+        """Return the place of a queued task; None if no queue has its entry."""
+        line = Line(is_new=reply.is_new, depth=reply.depth, other_depth=reply.other_depth, before=reply.before)
+        if reply.before is not None:
+            return line
+        if not reply.ends:
+            return None
+        places = await asyncio.gather(*(self._place(endpoint_id, fields) for _, fields in reply.ends))
+        own, first, last = (int(place or 0) for place in places)
+        if not (reply.is_new and 0 < first <= own <= last):
+            own, first, last = (_number_of(entry_id.decode()) for entry_id, _ in reply.ends)
+        return replace(line, own=own, first=first, last=last)
+
+    async def _place(self, endpoint_id: str, fields: Mapping[bytes, bytes]) -> bytes | None:
+        """Return the place of a queue's entry in the order of creation; None if it is not known.
+
+        It is read from the task, because a place in each entry would cost every task bytes.
+        """
+        if b"n" in fields:
+            return fields[b"n"]
+        task = self._partitions.of(endpoint_id).task(fields.get(b"t", b"").decode())
+        place: bytes | None = await self._redis.hget(task, "seq")  # type: ignore[misc]
+        return place
+
     def _readable_spec(self, text: bytes, endpoint_id: str, task_id: str, *, detail: bool) -> TaskSpec:
         """Return the spec, with its secrets when `detail` is True and this process can open them."""
         if detail:
@@ -347,26 +371,11 @@ class TaskStore:
         return self._specs.decode_public(text)
 
 
-def _line(reply: WhyQueued) -> Line | None:
-    """Return the place of a queued task; None if no queue has its entry."""
-    line = Line(is_new=reply.is_new, depth=reply.depth, other_depth=reply.other_depth, before=reply.before)
-    if reply.before is not None:
-        return line
-    if not reply.ends:
-        return None
-    places = [fields.get(b"n") for _, fields in reply.ends]
-    if all(places):
-        own, first, last = (int(place) for place in places if place)
-    else:
-        own, first, last = (_number_of(entry_id.decode()) for entry_id, _ in reply.ends)
-    return replace(line, own=own, first=first, last=last)
-
-
 def _number_of(entry_id: str) -> int:
-    """Return a number for the id of an entry that does not have its task's place in the order of creation.
+    """Return a number for the id of an entry whose queue is not in the order of its tasks' creation.
 
-    Such entries are of tasks that came back, and of an earlier version. Ids begin with the milliseconds of their time.
-    The entries of one millisecond have consecutive numbers.
+    Such entries are of tasks that came back. Ids begin with the milliseconds of their time. The entries of one
+    millisecond have consecutive numbers.
     """
     milliseconds, _, sequence = entry_id.partition("-")
     return int(milliseconds) * 1000 + min(int(sequence), 999)

@@ -145,8 +145,15 @@ async def test_the_place_behind_tasks_that_left_out_of_turn_is_an_estimate(bench
         assert ahead_of(await line_of(bench, f"t{number}")) == (number, False)
 
 
-async def test_entries_of_an_earlier_version_are_placed_by_their_times(bench: Bench) -> None:
-    await replace_entries(bench, [(f"{100 + number // 5}-{number % 5}", None) for number in range(MANY)])
+async def test_entries_without_a_place_are_placed_by_their_tasks(bench: Bench) -> None:
+    await replace_entries(bench, [(f"{100 + number**2}-0", None) for number in range(MANY)])
+    for number in (0, 1, MANY // 2, MANY - 1):
+        assert ahead_of(await line_of(bench, f"t{number}")) == (number, True)
+
+
+async def test_entries_that_are_not_in_the_order_of_creation_are_placed_by_their_times(bench: Bench) -> None:
+    places = [MANY * 2, *(None for _ in range(MANY - 1))]
+    await replace_entries(bench, [(f"{100 + number // 5}-{number % 5}", place) for number, place in enumerate(places)])
     for number in (0, 1, MANY // 2, MANY - 1):
         ahead, is_exact = ahead_of(await line_of(bench, f"t{number}"))
         assert abs(ahead - number) <= 5

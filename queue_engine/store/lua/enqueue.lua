@@ -57,7 +57,7 @@ if is_delayed then
   state, waiting, place, value = 'scheduled', scheduled + 1, 'run_at', run_at
   redis.call('ZADD', due, value, member)
 else
-  value = redis.call('XADD', queue, '*', 't', task_id, 'n', seq)
+  value = redis.call('XADD', queue, '*', 't', task_id)
 end
 -- A plain SET would search for an expiry to remove, in a table with a key for each ended task.
 if not redis.call('SET', body, spec_and_input, 'NX', 'KEEPTTL') then redis.call('SET', body, spec_and_input) end

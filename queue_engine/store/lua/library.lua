@@ -948,7 +948,7 @@ local function run_task_again(call_id)
     'busy_since', 'busy_tries', 'spared', 'delivery', 'delivery_attempts', 'delivery_error', 'delivered', 'next_delivery',
     'delivery_parked')
   local _, task_id = names_of(task)
-  -- The entries' numbers rise along the queue, so a task that is queued again has that of the latest submission.
+  -- Places rise along the queue (see why.lua), so a task that is queued again gets that of the latest submission.
   local latest = redis.call('HGET', counts, 'seq:all')
   redis.call('HSET', task, 'state', 'queued', 'entry', redis.call('XADD', queue, '*', 't', task_id, 'n', latest),
     'updated', text(now_ms()), 'lost', 0, 'base', attempts, 'call', call_id)

@@ -17,7 +17,7 @@ local entry = nil
 if started then
   entry = redis.call('XADD', retry_queue, '*', 't', task_id)
 else
-  -- The entries' numbers rise along the queue (see why.lua), so it has that of the latest submission.
+  -- Places rise along the queue (see why.lua), so the task gets that of the latest submission.
   entry = redis.call('XADD', queue, '*', 't', task_id, 'n', redis.call('HGET', counts, 'seq:all'))
   if ttl then
     local deadline = text(now + math.ceil(tonumber(ttl) * 1000))

@@ -1,5 +1,6 @@
 -- Read what tells why a task waits. A short queue is counted. The place in a longer one follows from the entries of the task and of
--- both ends, which are returned.
+-- both ends, which are returned: from the places of their tasks in the order of creation, or from the place in the field `n` of an
+-- entry whose task was retried by hand or had a delay.
 --
 -- flags: no-writes, allow-oom
 -- keys of a task: task, history, endpoint, queue, retry_queue, due
