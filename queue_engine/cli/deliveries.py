@@ -65,7 +65,10 @@ def redeliver_result(session: Session, endpoint: Endpoint, task: Task) -> None:
 def recover_deliveries(
     session: Session,
     endpoint: Endpoint,
-    since: Annotated[str, typer.Option(help="Deliveries given up since: 10m, 2h, an ISO time or epoch milliseconds")],
+    since: Annotated[
+        str,
+        typer.Option(help="Deliveries given up since: 10m, 2h, an ISO time (UTC by default) or epoch milliseconds"),
+    ],
     until: Annotated[
         str | None, typer.Option(help="Deliveries given up until; same forms as --since; by default now")
     ] = None,

@@ -63,7 +63,8 @@ def create_key(
         list[str] | None, typer.Option(help="Id of an endpoint that the key gives access to; all without it")
     ] = None,
     expires: Annotated[
-        str | None, typer.Option(help="End of the key: a duration such as 12h or 90d, or a time in ISO 8601")
+        str | None,
+        typer.Option(help="End of the key: a duration such as 12h or 90d, or an ISO time (UTC by default)"),
     ] = None,
     max_submits_per_second: Annotated[
         int | None,
@@ -91,7 +92,7 @@ def _end(expires: str | None) -> int | None:
     if expires is None:
         return None
     try:
-        return moment_ms(expires, int(time.time() * 1000), None, later=True)
+        return moment_ms(expires, int(time.time() * 1000), later=True)
     except ValueError as error:
         fail(f"--expires: {error}")
 

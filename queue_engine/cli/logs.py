@@ -28,7 +28,8 @@ def show_logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue with new lines until Ctrl-C")] = False,
     last: Annotated[int | None, typer.Option("--lines", "-n", min=0, help="Only this number of newest lines")] = None,
     since: Annotated[
-        str | None, typer.Option(help="Only lines since: 10m, 2h, an ISO time or epoch milliseconds")
+        str | None,
+        typer.Option(help="Only lines since: 10m, 2h, an ISO time (UTC by default) or epoch milliseconds"),
     ] = None,
     until: Annotated[str | None, typer.Option(help="Only lines until; same forms as --since")] = None,
     grep: Annotated[str | None, typer.Option(help="Only lines that contain this text, in any case")] = None,

@@ -38,7 +38,10 @@ _COLUMNS = (
 
 OperationId = Annotated[str, typer.Argument(metavar="OPERATION", help="Id of an operation")]
 OlderThan = Annotated[
-    str | None, typer.Option(help="Only tasks that were submitted before this time: 10m, 2h (ago), or an ISO time")
+    str | None,
+    typer.Option(
+        help="Only tasks that were submitted before this time: 10m, 2h (ago), or an ISO time (UTC by default)"
+    ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Find and count the tasks, and change none")]
 Detached = Annotated[bool, typer.Option("--no-wait", help="Print the id of the operation, and do not wait for its end")]

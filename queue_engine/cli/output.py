@@ -132,7 +132,7 @@ class Screen:
 
         A length of time is before now, or after it with `later`.
         """
-        return times.moment_ms(text, self.now_ms, self._zone, later=later)
+        return times.moment_ms(text, self.now_ms, later=later)
 
     def _rich_table(self, columns: Sequence[Column], rows: Sequence[Row]) -> None:
         from rich.table import Table

@@ -14,7 +14,7 @@ from queue_engine.domain.task_filters import TASK_FILTERS, FilterKind
 if TYPE_CHECKING:
     from queue_engine.cli.command import Session
 
-_TIME_FORMS = "10m, 2h (ago), an ISO time or epoch milliseconds"
+_TIME_FORMS = "10m, 2h (ago), an ISO time (UTC by default) or epoch milliseconds"
 _TIMES = {one.asked: one for one in TASK_FILTERS if one.definition.kind is FilterKind.TIME}
 
 

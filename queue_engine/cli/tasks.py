@@ -111,7 +111,7 @@ STRUCTURED: dict[str, dict[str, Any]] = {
             str,
             typer.Option(
                 "--run-at",
-                help="Time before which it does not begin: ISO 8601 (local time without an offset), epoch "
+                help="Time before which it does not begin: an ISO time (UTC by default), epoch "
                 "milliseconds, or a length of time from now such as 10m",
             ),
         ]

@@ -41,11 +41,11 @@ def duration_ms(text: str) -> int | None:
     return None if duration is None else int(float(duration[1]) * _SECONDS[duration[2]] * 1000)
 
 
-def moment_ms(text: str, now_ms: int, zone: tzinfo | None, *, later: bool = False) -> int:
+def moment_ms(text: str, now_ms: int, *, later: bool = False) -> int:
     """Return the epoch milliseconds of a time entered by a user. Raises ValueError.
 
-    `text` is a duration such as `10m` (before now, or after it with `later`), ISO 8601 (local time unless it has an
-    offset), or epoch milliseconds.
+    `text` is a duration such as `10m` (before now, or after it with `later`), ISO 8601 (UTC unless it has an offset, as
+    in the API), or epoch milliseconds.
     """
     duration = duration_ms(text)
     if duration is not None:
@@ -55,7 +55,7 @@ def moment_ms(text: str, now_ms: int, zone: tzinfo | None, *, later: bool = Fals
     try:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=zone) if zone else moment.astimezone()
+            moment = moment.replace(tzinfo=UTC)
         return max(0, int(moment.timestamp() * 1000))
     except (ValueError, OverflowError, OSError):
         raise ValueError("must be like 10m, 2h or 3d, an ISO 8601 time, or epoch milliseconds") from None

@@ -401,8 +401,8 @@ def test_a_large_output_is_cut() -> None:
     [
         (("--delay", "90.5"), "delaySeconds", 90.5),
         (("--run-at", "10m"), "runAt", NOW_MS + 600_000),
-        (("--run-at", "2025-11-24T18:00:00"), "runAt", NOW_MS + 3_600_000),
-        (("--run-at", "2025-11-24T18:00:00Z"), "runAt", NOW_MS + 7_200_000),
+        (("--run-at", "2025-11-24T18:00:00"), "runAt", NOW_MS + 7_200_000),
+        (("--run-at", "2025-11-24T18:00:00+01:00"), "runAt", NOW_MS + 3_600_000),
         (("--run-at", str(NOW_MS + 5)), "runAt", NOW_MS + 5),
     ],
 )
@@ -636,7 +636,7 @@ def test_the_last_lines_are_looked_up_from_the_end() -> None:
 
 def test_lines_are_chosen_by_time_and_word() -> None:
     api = FakeApi({LOGS: page()})
-    api.run("logs", "7", "w1", "--since", "10m", "--until", "2025-11-24T16:59:00", "--grep", "Fehler & 1")
+    api.run("logs", "7", "w1", "--since", "10m", "--until", "2025-11-24T15:59:00", "--grep", "Fehler & 1")
     assert dict(api.requests[0].url.params) == {
         "pageSize": "1000",
         "direction": "Forward",
