@@ -333,8 +333,8 @@ class ApiSettings(
     rate_limit_per_second: float = Field(
         0.0,
         ge=0,
-        description="Maximum number of requests per second of a tenant to an API process; 0: no limit. "
-        "Registrations and removals of its agents have the same limit apart from it",
+        description="Maximum number of requests per second of a tenant to an API process, in which each task of a "
+        "batch counts; 0: no limit. Registrations and removals of its agents have the same limit apart from it",
     )
 
     @field_validator("worker_networks", "trusted_proxies", mode="before")

@@ -186,6 +186,20 @@ async def test_rate_limits_count_each_task(valkey_url: str) -> None:
         assert {one["code"] for one in data["items"] if one["result"] == "rejected"} == {429}
 
 
+@pytest.mark.parametrize("has_lines", [False, True])
+async def test_each_task_counts_as_a_request_of_the_tenant(valkey_url: str, has_lines: bool) -> None:
+    now = 100.0
+    async with running_api(valkey_url, rate_limit_per_second=10, monotonic=lambda: now) as api:
+        endpoint_id = await api.create_endpoint()  # is one of the ten requests
+        if has_lines:
+            *items, _ = await send_lines(api, endpoint_id, line() * 20, "?batchId=b")
+        else:
+            items = (await send_json(api, endpoint_id, [task()] * 20))["items"]
+        assert [one["code"] for one in items] == [10000] * 9 + [429] * 11
+        assert items[-1]["message"] == "at most 10 requests a second are served"
+        assert (await api.submit(endpoint_id)).status_code == 429
+
+
 @pytest.mark.parametrize("headers", [LINES, {"Content-Type": "application/json"}])
 async def test_roles_and_tenants_are_those_of_a_single_submission(
     api: RunningApi, endpoint_id: str, headers: dict[str, str]
@@ -203,6 +217,7 @@ async def test_a_stopped_endpoint_refuses_each_task(api: RunningApi, endpoint_id
     await api.client.post(f"/v2/serverless/{endpoint_id}/stop")
     data = await send_json(api, endpoint_id, [task()] * 2)
     assert [one["code"] for one in data["items"]] == [24000, 24000]
+    assert {one["message"] for one in data["items"]} == {"the endpoint is stopped and takes no tasks"}
 
 
 # JSON lines
@@ -262,6 +277,18 @@ async def test_a_wrong_batch_id_is_refused(api: RunningApi, endpoint_id: str, qu
     answer = await api.client.post(path_of(endpoint_id, query), content=line(), headers=LINES)
     assert answer.status_code == 400
     assert answer.json()["message"].startswith("batchId: ")
+
+
+@pytest.mark.parametrize("name", ["batchid", "batch_id", "BatchId", "bachId"])
+async def test_a_mistyped_name_of_the_batch_id_is_refused(api: RunningApi, endpoint_id: str, name: str) -> None:
+    answer = await api.post(path_of(endpoint_id, f"?{name}=monday"), {"tasks": [task()]})
+    meant = f"{name}: is not a parameter of this request; did you mean batchId?"
+    assert (answer.status_code, answer.json()["message"]) == (400, meant)
+    assert await names_in_order(api, endpoint_id) == []
+
+
+async def test_an_unknown_parameter_of_a_batch_is_ignored(api: RunningApi, endpoint_id: str) -> None:
+    assert (await send_json(api, endpoint_id, [task()], "?trace=1"))["accepted"] == 1
 
 
 async def test_lines_without_any_id_are_refused_before_the_first(api: RunningApi, endpoint_id: str) -> None:

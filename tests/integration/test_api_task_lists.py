@@ -162,7 +162,7 @@ async def test_a_mistyped_filter_alone_is_refused_because_it_would_match_all_tas
     api: RunningApi, endpoint_id: str, mistyped: str, meant: str
 ) -> None:
     refusal = await refusal_of(api, path_of(endpoint_id), **{mistyped: "failed"})
-    assert refusal == f"{mistyped}: is not a parameter of this list; did you mean {meant}?"
+    assert refusal == f"{mistyped}: is not a parameter of this request; did you mean {meant}?"
 
 
 async def test_a_cursor_is_only_for_its_list(api: RunningApi, endpoint_id: str) -> None:

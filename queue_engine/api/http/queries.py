@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import TypeVar
 from urllib.parse import parse_qsl
@@ -12,6 +14,8 @@ from starlette.requests import Request
 from queue_engine.domain.errors import InvalidRequest
 
 MAX_PARAMETERS = 100
+MISTYPED_RATIO = 0.75
+"""Similarity of names from which one is treated as the other, mistyped: `sate` and `state` have 0.89."""
 
 _INTEGER = re.compile(r"[0-9]{1,18}")
 
@@ -58,6 +62,23 @@ class Query:
         """Return words of `kind`, in any case, repeated or separated by commas. Empty without the parameter."""
         words = [word for key, value in self._pairs if key == name for word in value.split(",")]
         return frozenset(_choice(name, word, kind) for word in words)
+
+    def refuse_mistyped(self, known: Iterable[str]) -> None:
+        """Raise InvalidRequest for a name that is similar to a known one, or differs from it in case.
+
+        Other unknown names are ignored, as the contract of the API requires it.
+        """
+        words = {name.lower(): name for name in sorted(known)}
+        for name in sorted(self.names - set(words.values())):
+            if close := get_close_matches(name[:64].lower(), words, n=1, cutoff=MISTYPED_RATIO):
+                raise InvalidRequest(
+                    shown_name(name), f"is not a parameter of this request; did you mean {words[close[0]]}?"
+                )
+
+
+def shown_name(name: str) -> str:
+    """Return a name from a client for a message, cut and escaped."""
+    return ascii(name[:64])[1:-1]
 
 
 def _choice(name: str, text: str, kind: type[E]) -> E:

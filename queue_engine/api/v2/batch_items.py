@@ -66,6 +66,8 @@ class Batch:
         self._traceparent = traceparent_of(scope["headers"]) if b"traceparent" in named(scope) else None
         self._endpoint_id: str = scope["path_params"]["id"]
         self._index = 0
+        self._is_counted = True
+        """True while the request itself, which the tenant's request limit has counted, stands for the next task."""
         self._counts = dict.fromkeys(ItemResult, 0)
         self.store_error: StoreUnavailable | None = None
         """The latest error of the store."""
@@ -110,6 +112,7 @@ class Batch:
         for index, text in enumerate(texts, start=first):
             name = None if self._batch_id is None else f"{self._batch_id}_{index + 1}"
             try:
+                self._count_request()
                 task = await self._task(text)
                 request = task.request(self._traceparent, name)
                 if request.task_id is None and self._needs_ids:
@@ -124,6 +127,13 @@ class Batch:
                 await asyncio.sleep(0)
                 began = perf_counter()
         return names, requests
+
+    def _count_request(self) -> None:
+        """Count a task as a request of the tenant. Raises TooManyRequests, before the task is read."""
+        if self._is_counted:
+            self._is_counted = False
+        else:
+            self._services.limiter.take(self._principal.tenant)
 
     async def _task(self, text: bytes | memoryview | None) -> SubmitTask:
         """Return the task in a text. Raises EngineError for one that breaks a rule."""

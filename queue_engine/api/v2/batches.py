@@ -83,8 +83,8 @@ class BatchRoutes:
         ]  # fmt: skip
 
     async def submit_batch(self, request: Request) -> Response | BatchStream:
-        """Each task is accepted or rejected by itself, as if it were submitted alone. Rate limits and quotas count each
-        task. The request can be repeated after a lost response if the tasks have ids.
+        """Each task is accepted or rejected by itself, as if it were submitted alone. All limits, also that of
+        requests per second, count each task. The request can be repeated after a lost response if the tasks have ids.
 
         With `application/x-ndjson`, each line is a task, and the response is sent while the lines arrive: a line with
         the result of each, in order, and a last line `{"done": true, "accepted": …, "duplicate": …, "rejected": …}`.
@@ -135,7 +135,12 @@ def _batch_id_parameter() -> dict[str, object]:
 
 
 def _batch_id_in(request: Request) -> str | None:
-    batch_id = Query(request).one("batchId") if request.scope["query_string"] else None
+    """Return the batch id in the query. A mistyped name is refused, because its batch could not be sent again."""
+    if not request.scope["query_string"]:
+        return None
+    query = Query(request)
+    query.refuse_mistyped(["batchId"])
+    batch_id = query.one("batchId")
     if batch_id is not None and _BATCH_ID.fullmatch(batch_id) is None:
         raise InvalidRequest("batchId", "must be 1–64 of letters, digits and _")
     return batch_id

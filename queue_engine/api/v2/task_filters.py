@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any
 
 from pydantic.alias_generators import to_camel
 
 from queue_engine.api.http.operations import in_query
-from queue_engine.api.http.queries import Query
+from queue_engine.api.http.queries import Query, shown_name
 from queue_engine.api.v2.times import epoch_ms
 from queue_engine.domain.definitions import Defined
 from queue_engine.domain.errors import InvalidRequest
@@ -20,8 +19,6 @@ from queue_engine.domain.tasks import TaskState
 
 FILTERS = {to_camel(one.asked): one for one in TASK_FILTERS}
 """The filters by their names in requests."""
-MISTYPED_RATIO = 0.75
-"""Similarity of names from which one is treated as the other, mistyped: `sate` and `state` have 0.89."""
 _ONLY_BY_CURSOR = FILTERS.keys() - {"status"}
 
 
@@ -31,14 +28,8 @@ def is_cursor_list(query: Query) -> bool:
 
 
 def refuse_mistyped(query: Query, known: AbstractSet[str]) -> None:
-    """Raise InvalidRequest for a parameter that is probably a mistyped filter, because its list would have all tasks.
-
-    Other unknown parameters of a list by page number are ignored, as the contract of the API requires it.
-    """
-    words = {name.lower(): name for name in sorted(known | FILTERS.keys())}
-    for name in sorted(query.names - set(words.values())):
-        if close := get_close_matches(name[:64].lower(), words, n=1, cutoff=MISTYPED_RATIO):
-            raise InvalidRequest(shown_name(name), f"is not a parameter of this list; did you mean {words[close[0]]}?")
+    """Raise InvalidRequest for a name that is probably a mistyped filter: its list would have all tasks."""
+    query.refuse_mistyped(known | FILTERS.keys())
 
 
 def filters_in(query: Query) -> TaskFilters:
@@ -56,11 +47,6 @@ def filters_of(given: Mapping[str, Any]) -> TaskFilters:
         if name not in FILTERS:
             raise InvalidRequest(shown_name(name), f"is not a filter; the filters are {', '.join(FILTERS)}")
     return TaskFilters(**{FILTERS[name].name: _value(name, FILTERS[name], value) for name, value in given.items()})
-
-
-def shown_name(name: str) -> str:
-    """Return a name from a client for a message, cut and escaped."""
-    return ascii(name[:64])[1:-1]
 
 
 def _value(name: str, one: Defined[TaskFilter], value: Any) -> Any:

@@ -16,12 +16,12 @@ from queue_engine.api.http.errors import ResponseCutOff
 from queue_engine.api.http.line_streams import NDJSON, LineStream
 from queue_engine.api.http.middleware import WITHOUT_BODY
 from queue_engine.api.http.operations import in_query
-from queue_engine.api.http.queries import Query
+from queue_engine.api.http.queries import Query, shown_name
 from queue_engine.api.http.responses import Response, pieces_of, success
 from queue_engine.api.http.services import Services
 from queue_engine.api.v2.long_texts import sent_texts
 from queue_engine.api.v2.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
-from queue_engine.api.v2.task_filters import FILTERS, filters_in, shown_name
+from queue_engine.api.v2.task_filters import FILTERS, filters_in
 from queue_engine.api.v2.task_views import task_cursor_page_view, task_view
 from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.errors import Forbidden, InvalidRequest, StoreUnavailable, Unauthorized
