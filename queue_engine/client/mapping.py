@@ -19,6 +19,7 @@ DEFAULT_WINDOW = 256
 MAX_WINDOW = 10_000
 GROUP_SECONDS = 0.05
 """Time after which inputs that were read are submitted, although more would fit into the request."""
+INTERRUPTED = "submitted tasks go on; with a batch_id, the same call continues"
 BATCH_ID = r"[A-Za-z0-9_]{1,64}"
 
 

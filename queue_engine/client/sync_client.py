@@ -14,7 +14,7 @@ from queue_engine.client.batches import TaskLines, batch_of, groups_of, submit_g
 from queue_engine.client.connection import Connection, lost, received, sent
 from queue_engine.client.exchange import Flow, Patience, Request, call, path_of
 from queue_engine.client.fields import CreateFields, SubmitFields, TaskFilterFields, UpdateFields
-from queue_engine.client.mapping import DEFAULT_WINDOW, MapItem, TaskMap, check_batch_id, task_id_at
+from queue_engine.client.mapping import DEFAULT_WINDOW, INTERRUPTED, MapItem, TaskMap, check_batch_id, task_id_at
 from queue_engine.client.models import (
     Attempt,
     Batch,
@@ -302,7 +302,7 @@ class Endpoint:
                 if tasks.is_done:
                     return
                 if asked := tasks.waiting():
-                    ended = self._client.run(calls.ended_of(self.id, asked, self._client.patience()))
+                    ended = self._run_for_map(calls.ended_of(self.id, asked, self._client.patience()))
                     tasks.note_all(ended, asked=asked)
 
     def update(self, **settings: Unpack[UpdateFields]) -> EndpointInfo:
@@ -371,9 +371,16 @@ class Endpoint:
 
     def _submit(self, lines: Sequence[bytes]) -> None:
         """Submit the tasks of a map. Raises the error of the first task that is rejected."""
-        for item in self._client.run(submit_group(self.id, lines, self._client.patience)):
+        for item in self._run_for_map(submit_group(self.id, lines, self._client.patience)):
             if item.error is not None:
                 raise item.error
+
+    def _run_for_map(self, flow: Flow[T]) -> T:
+        """Run an operation. Ctrl-C raises a new exception, because the frames of a connection say nothing to users."""
+        try:
+            return self._client.run(flow)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(INTERRUPTED) from None
 
     def _port_of(self, port: int | None) -> int:
         if port is None and self._port is None:
