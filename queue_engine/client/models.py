@@ -206,6 +206,10 @@ class OperationInfo(View):
     """From 0 to 1."""
     total: int = 0
     scanned: int = 0
+    given_tasks: int | None = None
+    """Number of given ids; None with filters."""
+    unknown_tasks: list[str] = Field(default_factory=list)
+    """Given ids that have no task: the first of them."""
     matched: int = 0
     done: int = 0
     skipped: int = 0

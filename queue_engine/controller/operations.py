@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Container, Iterable, Sequence
 
 from queue_engine.domain.audit import Action, Change, operation_target
+from queue_engine.domain.endpoints import refusal_of_tasks
 from queue_engine.domain.task_operations import OperationStatus, TaskOperation, end_of
 from queue_engine.domain.tasks import TaskState
 from queue_engine.observability import metrics
@@ -31,7 +32,6 @@ STEP_SECONDS = 10.0
 """Timeout of a step."""
 PAUSE_SECONDS = 1.0
 """Time for which an operation is left alone that cannot go on now."""
-CLOSED = "the endpoint was stopped or has failed, and takes no tasks"
 
 
 class Operations:
@@ -114,7 +114,8 @@ class Operations:
             return
         _count(step)
         if step.is_closed:
-            await self._end(one, OperationStatus.FAILED, CLOSED)
+            endpoint = await self._store.endpoints.get(one.endpoint_id, None)
+            await self._end(one, OperationStatus.FAILED, refusal_of_tasks(endpoint) if endpoint else "")
         elif step.is_complete:
             await self._end(one, OperationStatus.DONE)
         elif step.is_waiting:

@@ -352,6 +352,16 @@ def needs_new_workers(before: EndpointConfig, after: EndpointConfig) -> bool:
     )
 
 
+def refusal_of_tasks(endpoint: Endpoint) -> str:
+    """Return a sentence with the reason for which the endpoint has refused a task, by its state after that."""
+    if endpoint.desired is not DesiredState.RUNNING:
+        state = "stopping" if endpoint.status is EndpointStatus.STOPPING else "stopped"
+        return f"the endpoint is {state} and takes no tasks"
+    if endpoint.failed:
+        return "the endpoint has failed and takes no tasks: all its workers crash on start or are not ready in time"
+    return f"the endpoint took no tasks, and is {endpoint.status} now: try again"
+
+
 def endpoint_status(desired: DesiredState, failed: bool, workers: Iterable[WorkerStatus]) -> EndpointStatus:
     """Return the status for a desired state and the workers' statuses."""
     statuses = set(workers)

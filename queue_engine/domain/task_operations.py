@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from queue_engine.domain.task_filters import TaskFilters
+from queue_engine.domain.field_errors import FieldError
+from queue_engine.domain.task_filters import TASK_FILTERS, TaskFilters
+from queue_engine.domain.tasks import TERMINAL_STATES, TaskState
 
 MAX_GIVEN_TASKS = 10_000
 """Limit of the tasks that an operation gets by their ids."""
@@ -27,6 +29,30 @@ class TaskAction(StrEnum):
     CANCEL = "cancel"
     RETRY = "retry"
     DELETE = "delete"
+
+
+_STATES: Mapping[TaskAction, frozenset[TaskState]] = {
+    TaskAction.CANCEL: frozenset(TaskState) - TERMINAL_STATES,
+    TaskAction.RETRY: TERMINAL_STATES,
+    TaskAction.DELETE: TERMINAL_STATES,
+}
+"""States of the tasks that an action can change."""
+
+
+def filter_error(action: TaskAction, filters: TaskFilters) -> FieldError | None:
+    """Return the error of filters by which the action can change no task. Its field is the name of a filter, or empty.
+
+    A filter alone may allow such states and the combination not, as a state and a status that exclude each other.
+    """
+    states = _STATES[action]
+    if filters.states & states:
+        return None
+    only = TaskFilters()
+    for one in TASK_FILTERS:
+        if not replace(only, **{one.name: getattr(filters, one.name)}).states & states:
+            words = ", ".join(state for state in TaskState if state in states)
+            return one.asked, f"{action} can only change tasks in the states {words}"
+    return "", "no task can match all of these filters"
 
 
 class OperationStatus(StrEnum):
@@ -101,19 +127,26 @@ class TaskOperation:
     progress: float
     """Part of the tasks that the operation has come to, from 0 to 1."""
     matched: int
-    """Number of tasks that were found."""
+    """Number of tasks that were found. A given id without a task is not among them."""
     done: int
     """Number of tasks that were changed; of a dry operation, that would have been changed."""
     failed: int
     """Number of tasks whose change failed."""
     skips: Mapping[SkipReason, int] = field(default_factory=dict)
-    """Numbers of tasks that were found and not changed, by reason."""
+    """Numbers of tasks that were found and not changed, and of given ids without a task, by reason."""
+    unknown_ids: tuple[str, ...] = ()
+    """Given ids without a task, the first of them."""
     error: str | None = None
     """The reason why the operation or the latest change of a task failed."""
     started_at_ms: int = 0
     updated_at_ms: int = 0
     ended_at_ms: int | None = None
     author: Author = Author("", "", "")
+
+    @property
+    def given(self) -> int | None:
+        """Number of given ids; None with filters."""
+        return self.total if self.filters is None else None
 
     @property
     def skipped(self) -> int:

@@ -67,8 +67,8 @@ class Engine:
         self.submissions = Submissions(store.tasks, store.endpoints, sealer, destinations, secret_keys, tenant_limits)
         self.batches = Batches(self.submissions)
         self.audit = Audit(store.audit)
-        self.orders = Orders(store.tasks, self.audit)
-        self.operations = TaskOperations(store.operations, self.audit)
+        self.orders = Orders(store.tasks, store.endpoints, self.audit)
+        self.operations = TaskOperations(store.operations, store.endpoints, tenant_limits, self.audit)
         self.deliveries = Deliveries(store.tasks, store.deliveries, store.given_up, store.recoveries, self.audit)
         self.queries = Queries(store.tasks, store.workers, store.logs)
         self.waiting = WaitingReasons(

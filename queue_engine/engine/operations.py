@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from queue_engine.domain.audit import Action, operation_target
 from queue_engine.domain.endpoints import Endpoint
-from queue_engine.domain.errors import InvalidRequest, NotFound, Resource, StateConflict
+from queue_engine.domain.errors import InvalidRequest, NotFound, QuotaReached, Resource, StateConflict
 from queue_engine.domain.principals import Principal, Right
 from queue_engine.domain.task_filters import TaskFilters
 from queue_engine.domain.task_operations import (
@@ -27,7 +27,9 @@ from queue_engine.engine.access import check_may, check_sees
 from queue_engine.engine.audit import Audit
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.queue_limits import closed
+from queue_engine.engine.tenant_limits import TenantLimits
 from queue_engine.store.constants import MAX_RUNNING_OPERATIONS
+from queue_engine.store.endpoints import EndpointStore
 from queue_engine.store.operations import OperationStore, Start
 
 RIGHTS = {TaskAction.CANCEL: Right.OPERATE, TaskAction.RETRY: Right.OPERATE, TaskAction.DELETE: Right.MANAGE}
@@ -49,19 +51,25 @@ class OperationOrder:
 class TaskOperations:
     """Use cases for operations. Each raises NotFound and StoreUnavailable."""
 
-    def __init__(self, operations: OperationStore, audit: Audit) -> None:
+    def __init__(
+        self, operations: OperationStore, endpoints: EndpointStore, limits: TenantLimits, audit: Audit
+    ) -> None:
         self._operations = operations
+        self._endpoints = endpoints
+        self._limits = limits
         self._audit = audit
 
     async def start(self, principal: Principal, endpoint: Endpoint, order: OperationOrder) -> TaskOperation:
         """Begin an operation. A repeated order with the same id returns the operation that it has begun.
 
-        Raises InvalidRequest, Forbidden, EndpointClosed, and StateConflict for an id of another order and for too many
-        operations.
+        Raises InvalidRequest, Forbidden, EndpointClosed, StateConflict for an id of another order and for too many
+        operations, and QuotaReached for ids of tasks that the tenant has no room for.
         """
         check_sees(principal, endpoint)
         check_may(principal, RIGHTS[order.action])
         new = _new_operation(principal, order)
+        if new.task_ids:
+            await self._check_room(principal, endpoint, order)
         facts = order_of(new.action, new.filters, new.task_ids)
         target = operation_target(endpoint.endpoint_id, new.operation_id, facts)
         call = self._operations.start(principal.tenant, endpoint.endpoint_id, new)
@@ -69,10 +77,21 @@ class TaskOperations:
             start = await from_store(call)
         else:
             start = await self._audit.change(principal, Action.START_OPERATION, target, call)
+        if start is Start.CLOSED:
+            raise closed(await from_store(self._endpoints.get(endpoint.endpoint_id, principal.tenant)))
         _check_start(start)
         if start is Start.STARTED and not new.is_dry:
             await self._audit.note(principal, Action.START_OPERATION, target)
         return await self.get(principal, endpoint, new.operation_id)
+
+    async def _check_room(self, principal: Principal, endpoint: Endpoint, order: OperationOrder) -> None:
+        """Raise QuotaReached if the tenant must not store the ids of tasks, unless the order was carried out before."""
+        try:
+            await self._limits.check_room(principal.tenant)
+        except QuotaReached:
+            name = order.operation_id
+            if name is None or await from_store(self._operations.get(endpoint.endpoint_id, name)) is None:
+                raise
 
     async def get(self, principal: Principal, endpoint: Endpoint, operation_id: str) -> TaskOperation:
         """Return an operation of the endpoint. `operation_id` has the form of an id."""
@@ -139,4 +158,4 @@ def _check_start(start: Start) -> None:
                 f"action: {MAX_RUNNING_OPERATIONS} operations of the endpoint run; cancel one or wait for its end"
             )
         case Start.CLOSED:
-            raise closed()
+            raise ValueError("the error of a closed endpoint needs the endpoint")

@@ -17,6 +17,7 @@ from queue_engine.engine.audit import Audit
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.queue_limits import closed, full
 from queue_engine.observability import metrics
+from queue_engine.store.endpoints import EndpointStore
 from queue_engine.store.tasks import Cancellation, Deletion, Rerun, TaskStore
 
 T = TypeVar("T")
@@ -45,8 +46,9 @@ class CancelOrder:
 class Orders:
     """Carries out orders. Each is safe to repeat after a lost reply. `task_id` has the form of an id."""
 
-    def __init__(self, tasks: TaskStore, audit: Audit) -> None:
+    def __init__(self, tasks: TaskStore, endpoints: EndpointStore, audit: Audit) -> None:
         self._tasks = tasks
+        self._endpoints = endpoints
         self._audit = audit
 
     async def cancel(self, principal: Principal, endpoint: Endpoint, task_id: str) -> CancelOrder:
@@ -70,7 +72,10 @@ class Orders:
         """
         check_sees(principal, endpoint)
         call = self._tasks.rerun(endpoint.endpoint_id, task_id, uuid4().hex)
-        _check_rerun(await self._change(principal, Action.RETRY_TASK, endpoint, task_id, call))
+        result = await self._change(principal, Action.RETRY_TASK, endpoint, task_id, call)
+        if result is Rerun.CLOSED:
+            raise closed(await from_store(self._endpoints.get(endpoint.endpoint_id, principal.tenant)))
+        _check_rerun(result)
         await self._note(principal, Action.RETRY_TASK, endpoint, task_id)
         return await self._task(endpoint, task_id)
 
@@ -112,6 +117,6 @@ def _check_rerun(result: Rerun) -> None:
         case Rerun.NOT_ENDED:
             raise StateConflict("taskId: the task has not ended")
         case Rerun.CLOSED:
-            raise closed()
+            raise ValueError("the error of a closed endpoint needs the endpoint")
         case Rerun.FULL:
             raise full()

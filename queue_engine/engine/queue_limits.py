@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from queue_engine.domain.errors import EndpointClosed, TooManyRequests
+from queue_engine.domain.endpoints import Endpoint, refusal_of_tasks
+from queue_engine.domain.errors import EndpointClosed, NotFound, Resource, TooManyRequests
 
 FULL_RETRY_SECONDS = 5
 """`Retry-After` of a full queue. An earlier retry would rarely succeed."""
 
 
-def closed() -> EndpointClosed:
-    """Return the error of an endpoint that is stopped, stopping or failed."""
-    return EndpointClosed("the endpoint is stopped, stopping or failed and takes no tasks")
+def closed(endpoint: Endpoint | None) -> EndpointClosed | NotFound:
+    """Return the error of an endpoint that is stopped, stopping or failed. Its message says which.
+
+    The scripts that refuse tasks do not read workers, so the endpoint is read after them. None if it no longer exists.
+    """
+    return NotFound(Resource.ENDPOINT) if endpoint is None else EndpointClosed(refusal_of_tasks(endpoint))
 
 
 def full() -> TooManyRequests:

@@ -19,6 +19,7 @@ from typing import Any, assert_never
 import orjson
 
 from queue_engine.crypto.sealing import Sealer
+from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.errors import (
     EngineError,
     InvalidRequest,
@@ -178,7 +179,7 @@ class Submissions:
 
         Raises NotFound, EndpointClosed, StoreUnavailable, StateConflict, RateLimitReached and TooManyRequests.
         """
-        return await self._settled(prepared, await from_store(self._tasks.enqueue(prepared.task)))
+        return await self._settled(prepared, await from_store(self._tasks.enqueue(prepared.task)), {})
 
     async def all_accepted(self, group: Sequence[Prepared]) -> list[Submitted | Exception]:
         """Store submissions in their order, in shared round trips. Return for each what `accepted` returns or raises.
@@ -191,20 +192,31 @@ class Submissions:
         except StoreUnavailable as error:
             found += [error] * (len(group) - len(found))
         results: list[Submitted | Exception] = []
+        closed_ones: dict[str, Endpoint | None] = {}
         for prepared, enqueued in zip(group, found, strict=True):
             try:
                 if isinstance(enqueued, Exception):
                     raise as_unavailable(enqueued)
-                results.append(await self._settled(prepared, enqueued))
+                results.append(await self._settled(prepared, enqueued, closed_ones))
             except Exception as error:  # noqa: BLE001 - it is the result of the submission
                 results.append(error)
         return results
 
-    async def _settled(self, prepared: Prepared, enqueued: Enqueued) -> Submitted:
-        """Return the result of a submission by the store's. Raises what `accepted` raises."""
+    async def _settled(
+        self, prepared: Prepared, enqueued: Enqueued, closed_ones: dict[str, Endpoint | None]
+    ) -> Submitted:
+        """Return the result of a submission by the store's. Raises what `accepted` raises.
+
+        `closed_ones` are endpoints that were read because they take no tasks, so that a group reads one once.
+        """
         task, request, rates = prepared.task, prepared.request, prepared.rates
         if enqueued.result is Submission.CONFLICT:
             enqueued = await self._compare_with_accepted(task, request, enqueued)
+        if enqueued.result is Submission.CLOSED:
+            name = task.endpoint_id
+            if name not in closed_ones:
+                closed_ones[name] = await from_store(self._endpoints.get(name, task.tenant))
+            raise closed(closed_ones[name])
         _check_accepted(enqueued, rates)
         is_new = enqueued.result is not Submission.DUPLICATE
         (_ACCEPTED if is_new else _DUPLICATE).inc()
@@ -312,7 +324,7 @@ def _check_accepted(enqueued: Enqueued, rates: Sequence[RateState]) -> None:
         case Submission.NOT_QUEUE:
             raise InvalidRequest("serviceMode", "only endpoints with service mode QUEUE take tasks")
         case Submission.CLOSED:
-            raise closed()
+            raise ValueError("the error of a closed endpoint needs the endpoint")
         case Submission.FULL:
             raise full()
         case Submission.TOO_LATE:

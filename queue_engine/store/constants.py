@@ -91,6 +91,10 @@ MAX_RUNNING_OPERATIONS = 4
 """Limit of the operations of an endpoint that run."""
 MAX_KEPT_OPERATIONS = 1000
 """Limit of the operations of an endpoint that are kept. The oldest are removed first, unless they run."""
+GIVEN_TASK_BYTES = 24
+"""Bytes of the store for an id of a task that an operation has got, besides its characters."""
+MAX_UNKNOWN_BYTES = 1024
+"""Limit of the characters of the ids that an operation notes because they have no task."""
 OPERATION_KEPT_MS = 7 * 86_400_000
 """Time for which the result of an operation can be read."""
 MAX_LIMITED_MS = 2_000
@@ -138,5 +142,7 @@ CONSTANTS: dict[str, str | int] = {
     "MAX_RUNNING_OPERATIONS": MAX_RUNNING_OPERATIONS,
     "MAX_KEPT_OPERATIONS": MAX_KEPT_OPERATIONS,
     "OPERATION_KEPT_MS": OPERATION_KEPT_MS,
+    "GIVEN_TASK_BYTES": GIVEN_TASK_BYTES,
+    "MAX_UNKNOWN_BYTES": MAX_UNKNOWN_BYTES,
     "AUDIT_RECORDS_COMPARED": AUDIT_RECORDS_COMPARED,
 }

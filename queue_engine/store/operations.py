@@ -266,6 +266,7 @@ def _operation(endpoint_id: str, operation_id: str, fields: Mapping[bytes, bytes
         done=int(found.get("done", 0)),
         failed=int(found.get("failed", 0)),
         skips=skips,
+        unknown_ids=tuple(found.get("unknown", "").split()),
         error=found.get("error"),
         started_at_ms=int(found["created"]),
         updated_at_ms=int(found["updated"]),

@@ -8,8 +8,10 @@ import pytest
 from queue_engine.controller.operations import Operations
 from queue_engine.domain.principals import Role
 from queue_engine.domain.tasks import Failed
+from queue_engine.domain.tenants import Limit
 from queue_engine.store.constants import MAX_RUNNING_OPERATIONS
 from tests.api_server import RunningApi
+from tests.waiting import wait_until_async
 
 NOT_FOUND = {"message": "operation not found", "code": 10007, "data": None}
 
@@ -67,7 +69,8 @@ async def test_tasks_that_match_are_changed_in_the_background(bulk: Bulk) -> Non
     assert began == {
         "operationId": "op_1", "endpointId": int(bulk.endpoint_id), "action": "retry", "dryRun": False,
         "filter": {"state": ["failed"], "errorContains": "memory"}, "status": "running", "progress": 0.0, "total": 3,
-        "scanned": 0, "matched": 0, "done": 0, "skipped": 0, "skipReasons": {}, "failed": 0, "error": None,
+        "scanned": 0, "givenTasks": None,
+        "unknownTasks": [], "matched": 0, "done": 0, "skipped": 0, "skipReasons": {}, "failed": 0, "error": None,
         "startedAt": began["startedAt"], "updatedAt": began["startedAt"], "endedAt": None,
     }  # fmt: skip
     await bulk.run()
@@ -82,10 +85,11 @@ async def test_given_tasks_are_deleted_and_others_are_skipped_with_a_reason(bulk
     await bulk.fail("a", "b")
     await bulk.submit("waits")
     began = await bulk.data("POST", body={"action": "delete", "taskIds": ["a", "waits", "none", "a"]})
-    assert (began["filter"], began["total"]) == (None, 3)
+    assert (began["filter"], began["total"], began["givenTasks"], began["unknownTasks"]) == (None, 3, 3, [])
     await bulk.run()
     ended = await bulk.data("GET", f"/{began['operationId']}")
-    assert (ended["matched"], ended["done"], ended["skipped"], ended["failed"]) == (3, 1, 2, 0)
+    assert (ended["matched"], ended["done"], ended["skipped"], ended["failed"]) == (2, 1, 2, 0)
+    assert (ended["givenTasks"], ended["unknownTasks"]) == (3, ["none"])
     assert ended["skipReasons"] == {"notFound": 1, "notEnded": 1}
     assert await bulk.states() == {"b": "failed", "waits": "queued"}
 
@@ -155,6 +159,21 @@ async def test_operations_are_listed_by_endpoint_and_by_tenant(bulk: Bulk) -> No
         ({"filter": {"colour": "red"}}, "filter.colour: is not a filter"),
         ({"filter": {"state": "red"}}, "filter.state: must be one or more of"),
         ({"filter": {"createdAfter": True}}, "filter.createdAfter: must be"),
+        (
+            {"action": "retry", "filter": {"state": ["queued", "running"], "tag": "a"}},
+            "filter.state: retry can only change tasks in the states succeeded, failed, cancelled, expired, timed_out, "
+            "dead",
+        ),
+        ({"action": "delete", "filter": {"status": "PROCESSING"}}, "filter.status: delete can only change tasks in"),
+        (
+            {"filter": {"state": "dead"}, "dryRun": True},
+            "filter.state: cancel can only change tasks in the states scheduled, queued, running",
+        ),
+        ({"filter": {"errorContains": "x"}}, "filter.errorContains: cancel can only change tasks in the states"),
+        (
+            {"action": "retry", "filter": {"state": "failed", "status": "SUCCESS"}},
+            "filter: no task can match all of these filters",
+        ),
         ({"taskIds": ["a"]}, "taskIds: must not be given together with filter"),
         ({"filter": None, "taskIds": []}, "taskIds: must have 1 items or more"),
         ({"filter": None, "taskIds": ["a-b"]}, "taskIds[0]: must be 1–255 of letters, digits and _"),
@@ -175,7 +194,7 @@ async def test_a_wrong_request_names_the_field_and_begins_nothing(
 
 
 async def test_another_request_with_the_same_id_is_a_conflict(bulk: Bulk) -> None:
-    body = {"action": "cancel", "filter": {"state": "queued"}, "operationId": "op"}
+    body = {"action": "cancel", "filter": {"idPrefix": "a"}, "operationId": "op"}
     await bulk.data("POST", body=body)
     answer = await bulk.ask("POST", body=body | {"action": "delete"})
     assert (answer.status_code, answer.json()["message"]) == (409, "operationId: another operation has this id")
@@ -195,6 +214,29 @@ async def test_a_retry_of_a_stopped_endpoint_is_refused(bulk: Bulk) -> None:
     assert (await bulk.api.client.post(f"/v2/serverless/{bulk.endpoint_id}/stop")).status_code == 200
     answer = await bulk.ask("POST", body={"action": "retry", "filter": {"state": "failed"}})
     assert (answer.status_code, answer.json()["code"]) == (409, 24000)
+    assert answer.json()["message"] == "the endpoint is stopped and takes no tasks"
+
+
+async def test_given_ids_count_as_stored_bytes_while_the_operation_runs(bulk: Bulk) -> None:
+    await bulk.submit("a")
+    tenants, usage = bulk.api.store.tenants, bulk.api.store.usage
+
+    async def is_full() -> bool:
+        return (await bulk.api.submit(bulk.endpoint_id)).status_code == 429
+
+    before = (await usage.of("default")).stored_bytes
+    body = {"action": "cancel", "taskIds": [f"{number:0>200}" for number in range(1000)], "operationId": "op"}
+    await bulk.data("POST", body=body)
+    assert (await usage.of("default")).stored_bytes - before > 200_000
+    assert await tenants.set_limits("default", {Limit.STORED_BYTES: 100_000})
+    await wait_until_async(is_full, message="a tenant over its quota may submit")
+    answer = await bulk.ask("POST", body=body | {"operationId": "more"})
+    assert (answer.status_code, answer.json()["code"]) == (429, 429)
+    assert "storedBytes" in answer.json()["message"]
+    assert (await bulk.data("POST", body=body))["operationId"] == "op"
+    assert (await bulk.data("POST", body={"action": "cancel", "filter": {"idPrefix": "b"}}))["status"] == "running"
+    await bulk.run()
+    assert (await usage.of("default")).stored_bytes - before < 100_000
 
 
 async def test_only_an_admin_deletes_tasks(bulk: Bulk) -> None:

@@ -258,6 +258,7 @@ async def test_a_closed_endpoint_runs_nothing_again(task: Orders, how: str) -> N
         await endpoints.set_failed(task.endpoint_id, True)
     answer = await task.post("retry")
     assert (answer.status_code, answer.json()["code"]) == (409, 24000)
+    assert answer.json()["message"].startswith(f"the endpoint {'is stopped' if how == 'stopped' else 'has failed'} and")
     assert (await task.read())["state"] == "failed"
 
 

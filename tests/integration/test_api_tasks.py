@@ -8,6 +8,7 @@ import pytest
 
 from queue_engine.domain.deliveries import DeliverAgain, Delivered, Verdict, WebhookResponse
 from queue_engine.domain.tasks import Failed, Outcome, Succeeded, TaskState, TryAgain
+from queue_engine.domain.workers import WorkerStatus
 from queue_engine.engine.submissions import MAX_COMPARED_BYTES
 from tests.api_server import RunningApi, ScriptedLookup, running_api
 
@@ -194,7 +195,19 @@ async def test_an_endpoint_that_failed_takes_no_tasks_but_knows_those_it_has(api
     await api.store.endpoints.set_failed(endpoint_id, True)
     answer = await api.submit(endpoint_id, taskId="b")
     assert (answer.status_code, answer.json()["code"]) == (409, 24000)
+    assert answer.json()["message"].startswith("the endpoint has failed and takes no tasks: all its workers crash")
     assert (await api.submit(endpoint_id, taskId="a")).status_code == 200
+
+
+async def test_a_stopped_endpoint_says_whether_its_workers_still_end(api: RunningApi, endpoint_id: str) -> None:
+    workers = api.store.workers
+    await workers.put(endpoint_id, "w1", managed=True)
+    await api.client.post(f"/v2/serverless/{endpoint_id}/stop")
+    answer = await api.submit(endpoint_id)
+    assert (answer.status_code, answer.json()["message"]) == (409, "the endpoint is stopping and takes no tasks")
+    await workers.mark(endpoint_id, "w1", WorkerStatus.STOPPED, reason="ended")
+    answer = await api.submit(endpoint_id)
+    assert (answer.status_code, answer.json()["message"]) == (409, "the endpoint is stopped and takes no tasks")
 
 
 async def test_a_full_queue_refuses_with_a_time_to_come_back(api: RunningApi) -> None:

@@ -332,12 +332,17 @@ def _faults_of_operations(contents: _Content, one: _EndpointContent) -> list[str
         faults.append(f"operations {running} run, noted are {noted}, counted {one.counts.get('operations')}")
     if not set(own) <= set(one.operations):
         faults.append(f"operations {set(own) - set(one.operations)} of endpoint {endpoint_id} are not listed")
+    given_bytes = sum(int(fields.get("given_bytes", 0)) for fields in own.values())
+    if given_bytes != int(one.counts.get("given_bytes", 0)):
+        faults.append(f"ids of tasks count {one.counts.get('given_bytes')} bytes, really {given_bytes}")
     for name, fields in own.items():
         left = {keys.todo(name), keys.given_tasks(name)} & contents.names
         if fields["state"] != "running" and left:
             faults.append(f"operation {name} has ended and left {left}")
         ended = sum(int(value) for field, value in fields.items() if field in ("done", "failed") or "skipped:" in field)
-        if fields["state"] == "done" and ended != int(fields["matched"]):
+        # A given id without a task was not found.
+        unknown = 0 if fields["filters"] else int(fields.get("skipped:gone", 0))
+        if fields["state"] == "done" and ended - unknown != int(fields["matched"]):
             faults.append(f"operation {name} has found {fields['matched']} tasks and counts {ended}: {fields}")
     return faults
 

@@ -17,7 +17,7 @@ from queue_engine.domain.task_operations import (
     TaskOperation,
 )
 from queue_engine.domain.tasks import Failed, TaskState
-from queue_engine.store.constants import MAX_KEPT_OPERATIONS, MAX_RUNNING_OPERATIONS
+from queue_engine.store.constants import MAX_KEPT_OPERATIONS, MAX_RUNNING_OPERATIONS, MAX_UNKNOWN_BYTES
 from queue_engine.store.operations import RunningOperation, Start
 from tests.store.bench import TENANT, Bench
 
@@ -82,9 +82,9 @@ async def test_given_tasks_are_cancelled_once_each(bench: Bench) -> None:
         await bench.submit(task_id)
     assert await start(bench, operation(TaskAction.CANCEL, task_ids=[*ids[:7], "missing"])) is Start.STARTED
     one = await run(bench)
-    assert counts(one) == ("done", 8, 7, 1, 0)
+    assert counts(one) == ("done", 7, 7, 1, 0)
     assert one.skips == {SkipReason.NOT_FOUND: 1}
-    assert (one.total, one.scanned) == (8, 8)
+    assert (one.total, one.given, one.scanned, one.unknown_ids) == (8, 8, 8, ("missing",))
     assert one.ended_at_ms == one.updated_at_ms >= one.started_at_ms
     assert await states(bench) == dict.fromkeys(ids[:7], "cancelled") | {"t7": "queued"}
 
@@ -128,8 +128,9 @@ async def test_a_dry_operation_counts_and_changes_nothing(bench: Bench) -> None:
     await start(bench, operation(TaskAction.RETRY, task_ids=["a", "waits", "x"], operation_id="op2", is_dry=True))
     assert counts(await run(bench)) == ("done", 2, 2, 0, 0)
     one = await run(bench, "op2")
-    assert counts(one) == ("done", 3, 1, 2, 0)
+    assert counts(one) == ("done", 2, 1, 2, 0)
     assert one.skips == {SkipReason.NOT_ENDED: 1, SkipReason.NOT_FOUND: 1}
+    assert one.unknown_ids == ("x",)
     assert await bench.probe.snapshot(bench.keys.task("")) == before
 
 
@@ -366,4 +367,6 @@ async def test_ten_thousand_tasks_are_given_in_one_call(bench: Bench) -> None:
     ids = [f"task_{number:05}" for number in range(10_000)]
     assert await start(bench, operation(TaskAction.CANCEL, task_ids=ids)) is Start.STARTED
     one = await run(bench, limit=1000)
-    assert (one.total, one.matched, one.skips) == (10_000, 10_000, {SkipReason.NOT_FOUND: 10_000})
+    assert (one.total, one.matched, one.skips) == (10_000, 0, {SkipReason.NOT_FOUND: 10_000})
+    assert 0 < len(" ".join(one.unknown_ids)) <= MAX_UNKNOWN_BYTES
+    assert set(one.unknown_ids) <= set(ids)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import orjson
 from pydantic import ConfigDict, Field
+from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 from starlette.requests import Request
 
@@ -34,6 +35,7 @@ from queue_engine.domain.task_operations import (
     SkipReason,
     TaskAction,
     TaskOperation,
+    filter_error,
     is_operation_id,
 )
 from queue_engine.domain.tasks import TaskState
@@ -99,9 +101,14 @@ class OperationView(View):
     progress: float = Field(description="Part of the tasks that the operation has come to, from 0 to 1")
     total: int = Field(description="Tasks of the endpoint at the start, or number of given tasks")
     scanned: int = Field(description="Tasks that were looked at; an index leaves out others")
-    matched: int = Field(description="Tasks that were found")
+    given_tasks: int | None = Field(description="Number of ids in `taskIds`, without repetitions; null with `filter`")
+    unknown_tasks: list[str] = Field(
+        description="Given ids that have no task: the first of them, up to 1,024 characters together. "
+        "`skipReasons.notFound` has their number"
+    )
+    matched: int = Field(description="Tasks that were found. A given id that has no task does not count")
     done: int = Field(description="Tasks that were changed; with `dryRun`, that would have been changed")
-    skipped: int = Field(description="Tasks that were found and not changed")
+    skipped: int = Field(description="Tasks that were found and not changed, and given ids that have no task")
     skip_reasons: dict[SkipReason, int] = Field(
         description="`skipped` by reason. `notFound`: deleted, or never submitted; `newer`: submitted after the start; "
         "`notEnded`: cannot be retried or deleted; `ended`: cannot be cancelled; `changed`: ended, began or ran again "
@@ -212,7 +219,7 @@ def _order_in(values: dict[str, Any]) -> OperationOrder:
     filters = None
     given = getattr(asked, "filter", None)
     if given is not None:
-        filters, filter_errors = _filters_in(given)
+        filters, filter_errors = _filters_in(given, getattr(asked, "action", None))
         errors += filter_errors
     has_ids = values.get("taskIds") is not None
     if has_ids and values.get("filter") is not None:
@@ -229,12 +236,18 @@ def _order_in(values: dict[str, Any]) -> OperationOrder:
     )
 
 
-def _filters_in(given: Mapping[str, Any]) -> tuple[TaskFilters | None, list[FieldError]]:
+def _filters_in(given: Mapping[str, Any], action: TaskAction | None) -> tuple[TaskFilters | None, list[FieldError]]:
     try:
         filters = filters_of(given)
     except InvalidRequest as error:
         return None, [(f"filter.{error.field}", error.rule)]
-    return filters, [("filter", "must have at least one filter")] if filters.is_empty else []
+    if filters.is_empty:
+        return filters, [("filter", "must have at least one filter")]
+    wrong = None if action is None else filter_error(action, filters)
+    if wrong is None:
+        return filters, []
+    name, rule = wrong
+    return filters, [(f"filter.{to_camel(name)}" if name else "filter", rule)]
 
 
 def _operation_id_in(request: Request) -> str:
@@ -257,6 +270,8 @@ def operation_view(one: TaskOperation) -> dict[str, Any]:
         "progress": round(one.progress, 4),
         "total": one.total,
         "scanned": one.scanned,
+        "givenTasks": one.given,
+        "unknownTasks": list(one.unknown_ids),
         "matched": one.matched,
         "done": one.done,
         "skipped": one.skipped,

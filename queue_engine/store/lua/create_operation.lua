@@ -23,12 +23,18 @@ if tonumber(redis.call('HGET', counts, 'operations') or '0') >= MAX_RUNNING_OPER
 
 local now = text(now_ms())
 local total = filters == '' and #task_ids or redis.call('XLEN', created)
+local given_bytes = 0
+for _, task_id in ipairs(task_ids) do given_bytes = given_bytes + #task_id + GIVEN_TASK_BYTES end
 redis.call('HSET', operation, 'state', 'running', 'print', fingerprint, 'tenant', tenant, 'action', action, 'filters', filters,
   'dry', is_dry and 1 or 0, 'call', call_id, 'upto', redis.call('HGET', counts, 'seq:all') or 0, 'total', total, 'matched', 0,
   'scanned', 0, 'step', 0, 'created', now, 'updated', now, 'author', author_id, 'author_name', author_name, 'address', address)
 -- In parts, because Lua passes a limited number of arguments.
 for first = 1, #task_ids, 1000 do
   redis.call('RPUSH', given_tasks, unpack(task_ids, first, math.min(first + 999, #task_ids)))
+end
+if given_bytes > 0 then
+  redis.call('HSET', operation, 'given_bytes', given_bytes)
+  add_use('given_bytes', given_bytes)
 end
 redis.call('HINCRBY', counts, 'operations', 1)
 redis.call('SADD', running_operations, id_of_endpoint(endpoint) .. ':' .. operation_id .. ':' .. tenant)

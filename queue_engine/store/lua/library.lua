@@ -1000,6 +1000,13 @@ local function reason_to_skip(matched, upto, is_for_ended, states)
   return not (is_same and is_one_of(states, state)) and 'CHANGED' or nil
 end
 
+-- Note a given id of which there is no task, if there is room for it.
+local function note_unknown(operation, task_id)
+  local noted = redis.call('HGET', operation, 'unknown')
+  noted = noted and noted .. ' ' .. task_id or task_id
+  if #noted <= MAX_UNKNOWN_BYTES then redis.call('HSET', operation, 'unknown', noted) end
+end
+
 -- Change a task for an operation, and count the result, both once: the task leaves `todo` in the same script. `change` is the
 -- function of the transition. Return the result; nil if the operation has ended, or the task has been changed. A task for which
 -- the queue has no room, or whose endpoint is closed, stays in `todo`. A dry operation changes no task.
@@ -1013,6 +1020,11 @@ local function change_in_operation(operation, todo, change, is_for_ended, states
   if result == 'OK' and is_dry ~= '1' then result, why = unpack(results_of(pcall(change, call_id))) end
   if result == 'FULL' or result == 'CLOSED' then return result end
   redis.call('ZREM', todo, task_id)
+  if matched == -1 and result == 'GONE' then
+    note_unknown(operation, task_id)
+  elseif matched == -1 then
+    redis.call('HINCRBY', operation, 'matched', 1)
+  end
   local kind = OPERATION_RESULT[result]
   redis.call('HINCRBY', operation, kind or 'skipped:' .. string.lower(result), 1)
   if why then redis.call('HSET', operation, 'error', string.sub(why, 1, MAX_WHY_BYTES)) end

@@ -8,7 +8,7 @@
 -- replies:
 --   OK: is_complete flag (no further task follows)
 --   STALE (the operation has ended, or another process has made the step)
-local state, at, filters, matched = unpack(redis.call('HMGET', operation, 'state', 'step', 'filters', 'matched'))
+local state, at, filters = unpack(redis.call('HMGET', operation, 'state', 'step', 'filters'))
 if state ~= 'running' or tonumber(at) ~= step then return { 'STALE' } end
 local is_complete = not from_place
 if filters == '' then
@@ -19,7 +19,8 @@ if filters == '' then
 end
 for index = 1, #found, 2 do redis.call('ZADD', todo, 'NX', found[index + 1], found[index]) end
 redis.call('HINCRBY', operation, 'scanned', scanned)
-redis.call('HINCRBY', operation, 'matched', #found / 2)
+-- A given task is counted when it is changed or skipped, because there may be none with its id.
+if filters ~= '' then redis.call('HINCRBY', operation, 'matched', #found / 2) end
 redis.call('HSET', operation, 'step', step + 1, 'updated', text(now_ms()), 'after', from_place and text(from_place) or '',
   'complete', is_complete and 1 or 0)
 return { 'OK', is_complete and 1 or false }

@@ -10,8 +10,9 @@ for index = 1, #records, 2 do
   local owner, desired, wanted = unpack(redis.call('HMGET', records[index], 'tenant', 'wanted', 'workers'))
   if owner == tenant then
     if desired ~= 'deleted' then workers = workers + tonumber(wanted) end
-    local counted = redis.call('HMGET', records[index + 1], 'bytes', 'queued', 'scheduled', 'deliveries', 'logs')
-    bytes = bytes + (tonumber(counted[1]) or 0) + (tonumber(counted[5]) or 0) + redis.call('HSTRLEN', records[index], 'config')
+    local counted = redis.call('HMGET', records[index + 1], 'bytes', 'queued', 'scheduled', 'deliveries', 'logs', 'given_bytes')
+    bytes = bytes + (tonumber(counted[1]) or 0) + (tonumber(counted[5]) or 0) + (tonumber(counted[6]) or 0)
+      + redis.call('HSTRLEN', records[index], 'config')
     tasks = tasks + (tonumber(counted[2]) or 0) + (tonumber(counted[3]) or 0)
     deliveries = deliveries + (tonumber(counted[4]) or 0)
   end
