@@ -8,6 +8,7 @@ import logging
 from queue_engine.aio import retry_while_unavailable
 from queue_engine.config.agent import AgentSettings
 from queue_engine.domain.errors import EngineError
+from queue_engine.store.queue import TaskQueue
 from queue_engine.store.redis.client import unavailability
 from queue_engine.store.store import Store
 from queue_engine.store.task_source import StoreLog, StoreTaskSource, StoreWorkerRecord
@@ -27,6 +28,7 @@ class StoreLink:
             is_agent=True,
             endpoint_keys=settings.endpoint_sealer(),
         )
+        self._queue: TaskQueue | None = None
 
     async def open(self, settings: AgentSettings) -> tuple[AgentSettings, str]:
         info = await self._store.wait_until_ready()
@@ -34,18 +36,25 @@ class StoreLink:
         return await completed(settings, self._store), str(info)
 
     def source(self, settings: AgentSettings) -> StoreTaskSource:
-        return StoreTaskSource(
-            self._store.queue(
+        return StoreTaskSource(self._queue_of(settings), is_reported=True)
+
+    def record(self, settings: AgentSettings) -> StoreWorkerRecord:
+        return StoreWorkerRecord(
+            self._store.workers,
+            endpoint_id=settings.endpoint,
+            worker_id=settings.worker_id,
+            run=settings.run,
+            queue=self._queue_of(settings),
+        )
+
+    def _queue_of(self, settings: AgentSettings) -> TaskQueue:
+        if self._queue is None:
+            self._queue = self._store.queue(
                 endpoint_id=settings.endpoint,
                 worker_id=settings.worker_id,
                 lease_ms=int(settings.lease_seconds * 1000),
             )
-        )
-
-    def record(self, settings: AgentSettings) -> StoreWorkerRecord:
-        return StoreWorkerRecord(
-            self._store.workers, endpoint_id=settings.endpoint, worker_id=settings.worker_id, run=settings.run
-        )
+        return self._queue
 
     def log(self, settings: AgentSettings) -> StoreLog:
         return StoreLog(

@@ -4,9 +4,11 @@ An agent that had a task a moment ago sends `BLPOP bell` and the claim in one wr
 the bell rings, or when the wait ends without a bell. So a task begins after one round trip.
 
 A script costs an idle server ten times as much as a plain command, and most agents of a large installation are idle. So
-an agent that has been idle for a while sends `BLPOP bell` alone, and claims with a second round trip when the bell has
-rung. If it dies in between, the bell is lost: then the next report of any agent of the endpoint rings again
-(report_worker.lua).
+an agent that has been idle for a while sends `BLPOP bell` alone, waits for longer, and claims with a second round trip
+when the bell has rung. If it dies in between, the bell is lost: then the next report of any agent of the endpoint rings
+again (report_worker.lua). A bell is also lost on a connection that is dead without an error, and while the endpoint
+moves to another server. So a report tells the idle agent that sent it that tasks are queued, and it claims without a
+bell.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
 from queue_engine.store.keys import EndpointKeys
-from queue_engine.store.redis.client import exchange_once
+from queue_engine.store.redis.client import MAX_BLOCK_SECONDS, exchange_once
 from queue_engine.store.redis.cluster import ClusterClient, is_redirection
 from queue_engine.store.scripts import Argument, Script
 
@@ -51,14 +53,15 @@ class BellWait:
 
     async def _exchange(self, *after: Sequence[Argument]) -> list[Any]:
         """Wait, execute commands in the same write, and return all replies."""
-        seconds = f"{max(1, self.block_ms) / 1000:.3f}"  # 0 would be no limit
-        commands = [("BLPOP", self._keys.bell, seconds), *after]
+        seconds = max(1, self.block_ms) / 1000  # 0 would be no limit
+        commands = [("BLPOP", self._keys.bell, f"{seconds:.3f}"), *after]
+        limit = max(seconds, MAX_BLOCK_SECONDS)
 
         async def send(client: Redis, asking: bool) -> list[Any]:
             if not asking:
-                return _followed(await exchange_once(client, commands))
-            replies = await exchange_once(client, [one for command in commands for one in (("ASKING",), command)])
-            return _followed(replies[1::2])
+                return _followed(await exchange_once(client, commands, block_seconds=limit))
+            asked = [one for command in commands for one in (("ASKING",), command)]
+            return _followed((await exchange_once(client, asked, block_seconds=limit))[1::2])
 
         if isinstance(self._blocking, ClusterClient):
             replies = await self._blocking.routed(self._keys.bell, send)

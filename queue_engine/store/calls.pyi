@@ -576,6 +576,8 @@ class RenewOk:
 class ReportWorkerOk:
     word: Literal["OK"]
     desired: str
+    has_queued: bool
+    is_open: bool
 
 class ReportWorkerGone:
     word: Literal["GONE"]
@@ -1592,7 +1594,8 @@ class Scripts:
         protocol: int,
     ) -> ReportWorkerOk | ReportWorkerGone:
         """Record the status that an agent reports for its worker. The bell rings again if tasks are queued, because an
-        agent may have died after it heard the bell and before it claimed.
+        agent may have died after it heard the bell and before it claimed. An idle agent claims without the bell then,
+        and looks for entries that a dead agent has claimed.
         """
     async def rerun(
         self,

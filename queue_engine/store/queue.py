@@ -15,6 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from queue_engine.aio import end_tasks
 from queue_engine.domain.attempts import Renewal, Settled
 from queue_engine.domain.retry import TaskRetryPolicy
 from queue_engine.domain.tasks import (
@@ -44,6 +45,9 @@ MAX_WHY_BYTES = 512
 """Limit of an error's text in the history of a task's attempts."""
 IDLE_AFTER_SECONDS = 10.0
 """Time without tasks after which an agent is idle: see bell.py."""
+MAX_UNSEARCHED_SECONDS = 60.0
+"""Maximum time between two searches for claimed entries that no agent has started, although reports find no queued
+task. Entries without a task, which no version of the engine makes, are removed then."""
 MAX_STEPS = 20
 """Limit of steps in one search for claimed entries that no agent has started."""
 MAX_TOGETHER = 24
@@ -158,6 +162,12 @@ class TaskQueue:
         """The id of the latest entry of each queue that a claim has returned."""
         self._none_before = 0.0
         """Monotonic time before which no entry can be abandoned."""
+        self._none_queued_at = float("-inf")
+        """Monotonic time at which no task was queued. An entry that no agent has started is that of a queued task."""
+        self._searched_at = float("-inf")
+        """Monotonic time of the latest look for entries that no agent has started."""
+        self._tasks_wait = asyncio.Event()
+        """Set when a report has found tasks that the agent may claim."""
         self._cursors = {self._keys.retry_queue: "0-0", self._keys.queue: "0-0"}
         self._cancellations = WorkerCancellations(
             CancelRequests(blocking), self._keys.partition, endpoint_id=endpoint_id, worker_id=worker_id
@@ -179,15 +189,25 @@ class TaskQueue:
         """The id of the queue's endpoint."""
         return self._keys.endpoint_id
 
-    async def claim(self, limit: int, *, block_ms: int) -> list[Entry]:
+    def note_report(self, asked_at: float, *, has_queued: bool, is_open: bool) -> None:
+        """Note what the report of this agent, sent at a monotonic time, has found: whether tasks are queued, and
+        whether the agent may claim them."""
+        if not has_queued:
+            self._none_queued_at = asked_at
+        elif is_open:
+            self._tasks_wait.set()
+
+    async def claim(self, limit: int, *, block_ms: int, idle_block_ms: int | None = None) -> list[Entry]:
         """Return up to `limit` entries. Wait up to `block_ms` for the first one.
+
+        An idle agent waits up to `idle_block_ms`, if its reports are noted by `note_report`.
 
         While tasks wait, the calls share the round trips of the other scripts. A wait for the bell would cost a round
         trip of its own, and the agent's slots would be empty for that time. These calls also return entries that an
         earlier claim got and did not return, because its reply was lost or it was cancelled.
         """
         try:
-            entries = await self._claim(limit, block_ms)
+            entries = await self._claim(limit, block_ms, idle_block_ms or block_ms)
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
@@ -200,7 +220,7 @@ class TaskQueue:
             self._idle_from = time.monotonic() + IDLE_AFTER_SECONDS
         return entries
 
-    async def _claim(self, limit: int, block_ms: int) -> list[Entry]:
+    async def _claim(self, limit: int, block_ms: int, idle_block_ms: int) -> list[Entry]:
         if (limited_seconds := self._limited_until - time.monotonic()) > 0:
             # Not on the server, whose timers for blocked clients are slower than a quick bucket.
             await asyncio.sleep(min(limited_seconds, block_ms / 1000))
@@ -212,7 +232,7 @@ class TaskQueue:
                 return entries
         self._claims_at_once = True  # unless this wait returns
         try:
-            return await self._wait(limit, block_ms)
+            return await self._wait(limit, block_ms, idle_block_ms)
         except (RedisConnectionError, RedisTimeoutError, NoScriptError):
             return await self._waiting(limit)
 
@@ -230,16 +250,30 @@ class TaskQueue:
         )
         return self._entries_of(await asyncio.shield(self._claiming))
 
-    async def _wait(self, limit: int, block_ms: int) -> list[Entry]:
+    async def _wait(self, limit: int, block_ms: int, idle_block_ms: int) -> list[Entry]:
         """Wait for the bell, and return up to `limit` entries."""
-        self._bell.block_ms = block_ms
         if time.monotonic() < self._idle_from:
+            self._bell.block_ms = block_ms
             entries = await self._waiting_after_bell(limit)
         else:
-            entries = await self._waiting(limit) if await self._bell.rings() else []
+            self._bell.block_ms = idle_block_ms
+            entries = await self._waiting(limit) if await self._is_called() else []
         if self._bell.is_refused and not entries:
             await asyncio.sleep(block_ms / 1000)
         return entries
+
+    async def _is_called(self) -> bool:
+        """Wait, and return True when the bell has rung, or a report has found tasks that wait without a bell."""
+        self._tasks_wait.clear()
+        ringing = asyncio.ensure_future(self._bell.rings())
+        told = asyncio.ensure_future(self._tasks_wait.wait())
+        try:
+            await asyncio.wait({ringing, told}, return_when=asyncio.FIRST_COMPLETED)
+            return told.done() or ringing.result()
+        finally:
+            await end_tasks(ringing, told)
+            if not ringing.cancelled():
+                ringing.exception()  # after a report that woke the agent, an error of the wait does not matter
 
     async def _waiting_after_bell(self, limit: int) -> list[Entry]:
         reply = await self._waits.claim(
@@ -272,7 +306,11 @@ class TaskQueue:
         A call searches each queue until it finds entries, or to the end, in at most MAX_STEPS steps. The next call
         continues there, so that entries behind those of living agents are found too.
         """
-        if time.monotonic() < self._none_before or not await self._has_unstarted(idle_ms):
+        none_before = max(self._none_before, self._none_queued_at + idle_ms / 1000)
+        now = time.monotonic()
+        if now < min(none_before, self._searched_at + MAX_UNSEARCHED_SECONDS):
+            return []
+        if not await self._has_unstarted(idle_ms):
             return []
         entries: list[Entry] = []
         for stream in self._cursors:
@@ -288,7 +326,7 @@ class TaskQueue:
 
         Otherwise no entry can be abandoned for the next `idle_ms`, so that an idle agent asks the store that rarely.
         """
-        asked_at = time.monotonic()
+        asked_at = self._searched_at = time.monotonic()
         try:
             reply = await self._scripts.unstarted(self._keys)
         except ResponseError as error:

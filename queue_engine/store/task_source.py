@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -29,6 +30,11 @@ from queue_engine.store.workers import WorkerStore
 
 READ_BLOCK_MS = 2000
 """Maximum wait of a read for a task. A connection that is silent for longer is treated as dead."""
+FULL_REPORT_SECONDS = 60.0
+"""Maximum time between two complete reports. Between them an agent sends heartbeats if nothing changes."""
+IDLE_BLOCK_MS = 10_000
+"""The same for an idle agent on the store. A task whose bell it does not hear, for instance because its connection is
+dead, is found by its next report."""
 
 log = logging.getLogger(__name__)
 
@@ -73,14 +79,19 @@ class StoreClaim:
 
 
 class StoreTaskSource:
-    """The queue of one endpoint, for the agent of one worker."""
+    """The queue of one endpoint, for the agent of one worker.
 
-    def __init__(self, queue: TaskQueue) -> None:
+    With `is_reported` a StoreWorkerRecord has the same queue. Its reports wake an idle agent, which then waits longer.
+    """
+
+    def __init__(self, queue: TaskQueue, *, is_reported: bool = False) -> None:
         self._queue = queue
+        self._idle_block_ms = IDLE_BLOCK_MS if is_reported else READ_BLOCK_MS
 
     @_raises_unavailable
     async def claim(self, limit: int) -> Sequence[StoreClaim]:
-        return self._claims_of(await self._queue.claim(limit, block_ms=READ_BLOCK_MS))
+        entries = await self._queue.claim(limit, block_ms=READ_BLOCK_MS, idle_block_ms=self._idle_block_ms)
+        return self._claims_of(entries)
 
     @_raises_unavailable
     async def claim_abandoned(self, limit: int, *, unstarted_seconds: float) -> Sequence[StoreClaim]:
@@ -120,13 +131,25 @@ class StoreTaskSource:
 
 
 class StoreWorkerRecord:
-    """The record of one worker. `run` is the number of its start, 0 when no controller started it."""
+    """The record of one worker. `run` is the number of its start, 0 when no controller started it.
 
-    def __init__(self, workers: WorkerStore, *, endpoint_id: str, worker_id: str, run: int = 0) -> None:
+    Reports tell `queue`, that of the same agent, whether tasks are queued.
+    """
+
+    def __init__(
+        self, workers: WorkerStore, *, endpoint_id: str, worker_id: str, run: int = 0, queue: TaskQueue | None = None
+    ) -> None:
         self._workers = workers
+        self._queue = queue
         self._endpoint_id = endpoint_id
         self._worker_id = worker_id
         self._run = run
+        self._reported: tuple[object, ...] | None = None
+        """The latest report, if heartbeats may follow it."""
+        self._report_by = 0.0
+        """Monotonic time at which the next report is complete."""
+        self._sends_beats = False
+        """True if the controllers of this store read heartbeats."""
 
     @_raises_unavailable
     async def register(self) -> None:
@@ -143,7 +166,20 @@ class StoreWorkerRecord:
         error: str,
         pace: Pace | None = None,
     ) -> DesiredState | None:
-        return await self._workers.report(
+        asked_at = time.monotonic()
+        told = (status, running_tasks, address, reason, error, pace)
+
+        def seen(has_queued: bool, is_open: bool) -> None:
+            if self._queue is not None:
+                self._queue.note_report(asked_at, has_queued=has_queued, is_open=is_open)
+
+        if told == self._reported and asked_at < self._report_by:
+            desired = await self._workers.beat(self._endpoint_id, self._worker_id, status, run=self._run)
+            if desired is not None:
+                seen(False, False)
+                return desired
+        self._sends_beats = self._sends_beats or await self._workers.are_beats_read()
+        desired = await self._workers.report(
             self._endpoint_id,
             self._worker_id,
             status,
@@ -153,7 +189,11 @@ class StoreWorkerRecord:
             run=self._run,
             error=error,
             pace=pace,
+            seen=seen,
         )
+        self._reported = told if desired is not None and self._sends_beats else None
+        self._report_by = asked_at + FULL_REPORT_SECONDS
+        return desired
 
     @_raises_unavailable
     async def remove(self) -> None:

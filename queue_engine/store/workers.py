@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
@@ -14,13 +14,17 @@ from queue_engine.domain.workers import AGENT_PROTOCOL, Pace, Worker, WorkerStat
 from queue_engine.observability import metrics
 from queue_engine.store.api_keys import hash_of
 from queue_engine.store.calls import Scripts
-from queue_engine.store.keys import Partitions, WorkerKeys
+from queue_engine.store.endpoint_index import is_indexed
+from queue_engine.store.keys import FORMAT, META, Partitions, WorkerKeys
 from queue_engine.store.redis.client import optional_int
 
 log = logging.getLogger(__name__)
 
 PAGE_SIZE = 100
 """Number of commands in one pipeline."""
+BEAT_TTL_MS = 10 * 365 * 86_400_000
+"""Time to live that a heartbeat gives to the record of a worker. The time of the latest heartbeat follows from the time
+of expiry, which is not reached."""
 
 
 class WorkerStore:
@@ -60,13 +64,15 @@ class WorkerStore:
         run: int = 0,
         error: str = "",
         pace: Pace | None = None,
+        seen: Callable[[bool, bool], None] | None = None,
     ) -> DesiredState | None:
         """Record the status that an agent reports for its worker. Return the desired state of the endpoint.
 
         `run` is the number of the worker's start, 0 when no controller started the agent. `error` is the reason why the
         worker is not ready. It is kept until the worker runs; an empty text does not change it. `pace` is None from an
         agent that does not know it. Return None when the worker or its endpoint no longer exists, or the worker was
-        started again: the agent must end.
+        started again: the agent must end. Otherwise `seen` is called with what was found in the queue: whether tasks
+        are queued, and whether neither a pause nor a rate limit keeps the agent from claiming them.
         """
         reply = await self._scripts.report_worker(
             self._keys(endpoint_id, worker_id),
@@ -80,7 +86,34 @@ class WorkerStore:
             mean_run_ms=None if pace is None else pace.mean_run_ms,
             protocol=AGENT_PROTOCOL,
         )
-        return DesiredState(reply.desired) if reply.word == "OK" else None
+        if reply.word != "OK":
+            return None
+        if seen is not None:
+            seen(reply.has_queued, reply.is_open)
+        return DesiredState(reply.desired)
+
+    async def beat(
+        self, endpoint_id: str, worker_id: str, status: WorkerStatus, *, run: int = 0
+    ) -> DesiredState | None:
+        """Record that an agent lives whose report would change nothing, and return the desired state of the endpoint.
+
+        Return None if a report is needed, because the record is another one than after the agent's latest report, does
+        not exist, or tasks are queued. Most agents of a large installation are idle, and a script that the server runs
+        now and then costs it twice as much as all these commands.
+        """
+        keys = self._keys(endpoint_id, worker_id)
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.pexpire(keys.worker, BEAT_TTL_MS)  # does nothing without a record
+        pipeline.hmget(keys.worker, "status", "run", "error")
+        pipeline.hget(keys.endpoint_keys.endpoint, "wanted")
+        pipeline.hget(keys.endpoint_keys.counts, "queued")
+        _, (stored, latest_run, error), desired, queued = await pipeline.execute()
+        is_same = stored == status.value.encode() and not error and run in (0, int(latest_run or 0))
+        return DesiredState(desired.decode()) if is_same and desired and int(queued or 0) <= 0 else None
+
+    async def are_beats_read(self) -> bool:
+        """Return True if no controller runs that reads heartbeats from reports only, which are those of format 1."""
+        return is_indexed(await self._redis.hget(META, FORMAT))  # type: ignore[misc]
 
     async def mark(
         self,
@@ -162,8 +195,9 @@ class WorkerStore:
 
     async def _get(self, pairs: Sequence[tuple[str, str]]) -> list[Worker]:
         """Return the workers with these endpoint and worker ids that exist."""
-        records = await self._read([("HGETALL", self._keys(*pair).worker) for pair in pairs])
-        workers = (_worker(*pair, record) for pair, record in zip(pairs, records, strict=True))
+        keys = [self._keys(*pair).worker for pair in pairs]
+        replies = iter(await self._read([(name, key) for key in keys for name in ("HGETALL", "PEXPIRETIME")]))
+        workers = (_worker(*pair, *found) for pair, *found in zip(pairs, replies, replies, strict=True))
         return [worker for worker in workers if worker is not None]
 
     async def _read(self, commands: Sequence[tuple[str, str]]) -> list[Any]:
@@ -179,7 +213,7 @@ class WorkerStore:
         return self._partitions.of(endpoint_id).of_worker(worker_id)
 
 
-def _worker(endpoint_id: str, worker_id: str, record: Mapping[bytes, bytes]) -> Worker | None:
+def _worker(endpoint_id: str, worker_id: str, record: Mapping[bytes, bytes], expires_at_ms: int) -> Worker | None:
     fields = {name.decode(): value.decode("utf-8", "replace") for name, value in record.items()}
     if "status" not in fields:
         return None
@@ -190,7 +224,7 @@ def _worker(endpoint_id: str, worker_id: str, record: Mapping[bytes, bytes]) -> 
         created_at_ms=int(fields["created"]),
         started_at_ms=optional_int(fields.get("started")),
         managed=fields.get("managed") == "1",
-        last_heartbeat_at_ms=optional_int(fields.get("beat")),
+        last_heartbeat_at_ms=_latest_beat(optional_int(fields.get("beat")), expires_at_ms),
         running_tasks=int(fields.get("running", 0)),
         restarts=int(fields.get("restarts", 0)),
         error=fields.get("error"),
@@ -199,6 +233,12 @@ def _worker(endpoint_id: str, worker_id: str, record: Mapping[bytes, bytes]) -> 
         pace=_pace(fields),
         protocol=int(fields.get("protocol", 1)),
     )
+
+
+def _latest_beat(reported_at_ms: int | None, expires_at_ms: int) -> int | None:
+    """Return the time of the latest report or heartbeat. Before the first report of a start, a heartbeat is that of an
+    agent of an earlier start."""
+    return None if reported_at_ms is None else max(reported_at_ms, expires_at_ms - BEAT_TTL_MS)
 
 
 def _pace(fields: Mapping[str, str]) -> Pace | None:

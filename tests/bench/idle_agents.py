@@ -86,10 +86,9 @@ class _Agent:
         self.store = Store(url, Sealer(None), is_agent=True)
         self._endpoint_id = endpoint_id
         self._worker_id = worker_id
-        self._source = StoreTaskSource(
-            self.store.queue(endpoint_id=endpoint_id, worker_id=worker_id, lease_ms=LEASE_MS)
-        )
-        self._record = StoreWorkerRecord(self.store.workers, endpoint_id=endpoint_id, worker_id=worker_id)
+        queue = self.store.queue(endpoint_id=endpoint_id, worker_id=worker_id, lease_ms=LEASE_MS)
+        self._source = StoreTaskSource(queue, is_reported=True)
+        self._record = StoreWorkerRecord(self.store.workers, endpoint_id=endpoint_id, worker_id=worker_id, queue=queue)
         self._log = StoreLog(self.store.logs, endpoint_id=endpoint_id, worker_id=worker_id, retention_seconds=3600)
 
     async def run_a_task(self, engine: Store, connecting: asyncio.Semaphore) -> None:

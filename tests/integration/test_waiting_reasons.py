@@ -210,6 +210,7 @@ async def test_workers_that_have_died(api: RunningApi, programs: Programs, conta
     await waits_for(api, endpoint_id, "t1", WaitingCode.NEXT)
     (worker,) = await api.store.workers.of_endpoint(endpoint_id)
     key = api.store.partitions.of(endpoint_id).worker(worker.worker_id)
+    await api.store.redis.persist(key)  # without the time of its latest heartbeat
     await api.store.redis.hset(key, "beat", str(await api.store.now_ms() - 42_000))  # type: ignore[misc]
     waiting = await waits_for(api, endpoint_id, "t1", WaitingCode.NO_WORKERS)
     assert waiting["message"].startswith("No worker runs: the latest report of 1 worker came 4")

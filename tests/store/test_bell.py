@@ -1,18 +1,24 @@
 """The bell of an endpoint: a waiting agent claims a task in one round trip, and no task waits without a bell."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from queue_engine.config.store_users import AGENT, rules_of
 from queue_engine.crypto.sealing import Sealer
+from queue_engine.domain.endpoints import RateLimit
 from queue_engine.domain.tasks import Cost, TryAgain
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.constants import MAX_BELLS
+from queue_engine.store.queue import TaskQueue
 from queue_engine.store.store import Store
+from queue_engine.store.task_source import IDLE_BLOCK_MS, StoreTaskSource, StoreWorkerRecord
 from tests.servers import StoreServer
-from tests.store.bench import SECRET_KEY, Bench
+from tests.store.bench import SECRET_KEY, TENANT, Bench
 from tests.waiting import wait_until_async
 
 LONG_BLOCK_MS = 3_000
@@ -141,6 +147,69 @@ async def test_a_report_rings_again_for_a_task_whose_bell_was_lost(bench: Bench)
     await bench.store.workers.report(bench.endpoint_id, "a1", WorkerStatus.RUNNING, running_tasks=0, address="x:1")
     assert [entry.task_id for entry in await agent.claim(1, block_ms=1)] == ["t1"]
     await bench.store.workers.remove(bench.endpoint_id, "a1")
+
+
+@asynccontextmanager
+async def _reporting(bench: Bench, queue: TaskQueue) -> AsyncIterator[Callable[[], Awaitable[object]]]:
+    """Register the worker of an agent, and return a function that sends a report of it."""
+    record = StoreWorkerRecord(bench.store.workers, endpoint_id=bench.endpoint_id, worker_id="a1", queue=queue)
+    await record.register()
+    yield partial(record.report, WorkerStatus.RUNNING, running_tasks=0, address="x:1", reason="", error="")
+    await record.remove()
+
+
+async def test_an_idle_agent_claims_without_a_bell_when_its_report_finds_a_task(bench: Bench) -> None:
+    """Two clients that have waited for longer hear the bell of the submission and that of the report, and die."""
+    queue = bench.agent()
+    async with _reporting(bench, queue) as report:
+        dead = [asyncio.create_task(bench.probe.ask("BLPOP", bench.keys.bell, 60)) for _ in range(2)]
+        await blocked(bench, 2)
+        source = StoreTaskSource(queue, is_reported=True)
+        claiming = asyncio.create_task(source.claim(1))
+        await blocked(bench, 3)
+        await bench.submit("t1")
+        await blocked(bench, 2)
+        await report()
+        assert len(await asyncio.wait_for(claiming, IDLE_BLOCK_MS / 1000 / 2)) == 1
+        await asyncio.gather(*dead)
+
+
+@pytest.mark.parametrize("change", ["none", "queued", "paused", "limited"])
+async def test_a_report_tells_whether_tasks_are_queued_and_may_be_claimed(bench: Bench, change: str) -> None:
+    found: list[tuple[bool, bool]] = []
+
+    def seen(has_queued: bool, is_open: bool) -> None:
+        found.append((has_queued, is_open))
+
+    if change != "none":
+        await bench.submit("t1")
+    if change == "paused":
+        await bench.store.endpoints.set_paused(bench.endpoint_id, TENANT, paused=True)
+    if change == "limited":
+        limit = RateLimit(1.0, 1)
+        await bench.store.endpoints.update(bench.endpoint_id, TENANT, lambda config: replace(config, rate_limit=limit))
+    workers = bench.store.workers
+    await workers.put(bench.endpoint_id, "a1", managed=False)
+    await workers.report(bench.endpoint_id, "a1", WorkerStatus.RUNNING, running_tasks=0, address="x:1", seen=seen)
+    await workers.remove(bench.endpoint_id, "a1")
+    assert found == [(change != "none", change == "queued")]
+
+
+async def test_an_idle_agent_looks_for_abandoned_entries_only_after_a_report_has_found_tasks(bench: Bench) -> None:
+    async def scripts() -> int:
+        return int((await bench.probe.redis.info("commandstats"))["cmdstat_evalsha"]["calls"])
+
+    heir = bench.agent()
+    async with _reporting(bench, heir) as report:
+        assert await heir.claim_abandoned(1, idle_ms=0) == []  # looks for itself once a minute
+        await report()
+        before = await scripts()
+        assert await heir.claim_abandoned(1, idle_ms=3_600_000) == []
+        assert await scripts() == before
+        await bench.submit("t1")
+        await bench.agent("dead").claim(1, block_ms=1)
+        await report()
+        assert [entry.task_id for entry in await heir.claim_abandoned(1, idle_ms=0)] == ["t1"]
 
 
 async def test_a_claim_does_not_return_what_the_agent_has_taken_over(bench: Bench) -> None:

@@ -2,9 +2,13 @@
 
 import asyncio
 
+import pytest
+
 from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.workers import WorkerStatus
+from queue_engine.store.keys import FORMAT, META
 from queue_engine.store.sweeper import Tidied
+from queue_engine.store.task_source import StoreWorkerRecord
 from tests.store.bench import TENANT, Bench
 from tests.waiting import wait_until_async
 
@@ -146,6 +150,94 @@ async def test_what_a_removed_worker_had_read_is_not_lost(bench: Bench) -> None:
     heir = bench.agent("w2")
     (entry,) = await heir.claim_abandoned(10, idle_ms=0)
     assert await heir.start(entry, address="x:1") is not None
+
+
+def _record(bench: Bench, run: int = 0) -> StoreWorkerRecord:
+    return StoreWorkerRecord(bench.store.workers, endpoint_id=bench.endpoint_id, worker_id="w1", run=run)
+
+
+async def _tell(record: StoreWorkerRecord) -> DesiredState | None:
+    """Send the report of an idle agent."""
+    return await record.report(WorkerStatus.RUNNING, running_tasks=0, address="x:1", reason="", error="")
+
+
+async def _scripts(bench: Bench) -> int:
+    stats = await bench.probe.redis.info("commandstats")
+    return int(stats.get("cmdstat_evalsha", {"calls": 0})["calls"])
+
+
+async def _heard(bench: Bench) -> int:
+    """Return the time of the worker's latest heartbeat."""
+    worker = await bench.store.workers.get(bench.endpoint_id, "w1")
+    assert worker is not None
+    assert worker.last_heartbeat_at_ms is not None
+    return worker.last_heartbeat_at_ms
+
+
+async def test_a_report_that_changes_nothing_runs_no_script_and_is_a_heartbeat(bench: Bench) -> None:
+    record = _record(bench)
+    await record.register()
+    assert await _tell(record) is DesiredState.RUNNING
+    before, scripts = await _heard(bench), await _scripts(bench)
+    assert abs(await bench.probe.now_ms() - before) < 5_000
+
+    async def is_later() -> bool:
+        return await bench.probe.now_ms() > before
+
+    await wait_until_async(is_later)
+    assert await _tell(record) is DesiredState.RUNNING
+    assert await _scripts(bench) == scripts
+    assert before < await _heard(bench) <= await bench.probe.now_ms()
+
+
+async def test_a_changed_report_is_recorded_at_once(bench: Bench) -> None:
+    record = _record(bench)
+    await record.register()
+    await _tell(record)
+    await record.report(WorkerStatus.RUNNING, running_tasks=2, address="x:1", reason="", error="")
+    worker = await bench.store.workers.get(bench.endpoint_id, "w1")
+    assert worker is not None
+    assert worker.running_tasks == 2
+
+
+@pytest.mark.parametrize("change", ["marked", "failed", "removed", "started again", "queued", "stopped"])
+async def test_a_heartbeat_becomes_a_report_when_the_record_or_the_queue_has_changed(bench: Bench, change: str) -> None:
+    workers = bench.store.workers
+    await workers.put(bench.endpoint_id, "w1", managed=True)
+    record = _record(bench, run=await workers.begin_start(bench.endpoint_id, "w1") or 0)
+    assert await _tell(record) is DesiredState.RUNNING
+    if change in ("marked", "failed"):
+        await _mark(bench, "w1", WorkerStatus.FAILED, error="why" if change == "failed" else "")
+    elif change == "removed":
+        await workers.remove(bench.endpoint_id, "w1")
+    elif change == "started again":
+        await workers.begin_start(bench.endpoint_id, "w1")
+    elif change == "queued":
+        await bench.submit("t1")
+        await bench.probe.ask("DEL", bench.keys.bell)
+    else:
+        await bench.store.endpoints.set_desired_state(bench.endpoint_id, TENANT, DesiredState.STOPPED)
+    expected = {"removed": None, "started again": None, "stopped": DesiredState.STOPPED}
+    assert await _tell(record) is expected.get(change, DesiredState.RUNNING)
+    worker = await workers.get(bench.endpoint_id, "w1")
+    if change == "started again":  # the heartbeat of the earlier start does not count
+        assert worker is not None
+        assert worker.last_heartbeat_at_ms is None
+    elif change == "queued":
+        assert await bench.probe.ask("LLEN", bench.keys.bell) == 1
+    elif change != "removed":
+        assert worker is not None
+        assert (worker.status, worker.error) == (WorkerStatus.RUNNING, None)
+
+
+async def test_agents_send_no_heartbeats_while_controllers_of_an_earlier_version_may_run(bench: Bench) -> None:
+    await bench.probe.ask("HSET", META, FORMAT, 1)
+    record = _record(bench)
+    await record.register()
+    await _tell(record)
+    scripts = await _scripts(bench)
+    await _tell(record)
+    assert await _scripts(bench) == scripts + 1
 
 
 async def _report(

@@ -1,5 +1,6 @@
 -- Record the status that an agent reports for its worker. The bell rings again if tasks are queued, because an agent may have
--- died after it heard the bell and before it claimed.
+-- died after it heard the bell and before it claimed. An idle agent claims without the bell then, and looks for entries that a dead
+-- agent has claimed.
 --
 -- flags: allow-oom
 -- keys of a worker: worker, endpoint, counts
@@ -9,9 +10,10 @@
 --   slots optional integer, mean_run_ms optional number (moving mean of its tasks; none from an agent that does not know it),
 --   protocol integer (of the agent)
 -- replies:
---   OK: desired text (the desired state of the endpoint)
+--   OK: desired text (the desired state of the endpoint), has_queued flag (tasks are queued), is_open flag (neither a pause nor a
+--     rate limit can keep the agent from claiming them)
 --   GONE (the worker or its endpoint does not exist, or the worker was started again, so the agent must end)
-local desired, paused = unpack(redis.call('HMGET', endpoint, 'wanted', 'paused'))
+local desired, paused, rate_limit = unpack(redis.call('HMGET', endpoint, 'wanted', 'paused', 'rate_limit'))
 -- Every idle agent reports every few seconds, so a report that changes nothing has as few commands as possible.
 local before, managed, latest_run, last_report, error_before =
   unpack(redis.call('HMGET', worker, 'status', 'managed', 'run', 'beat', 'error'))
@@ -31,5 +33,6 @@ elseif error_text and (status == 'INITIALIZING' or status == 'FAILED') then
   redis.call('HSET', worker, 'error', error_text)
 end
 if status ~= before then change_status(status, reason) end
-if paused ~= '1' and tonumber(redis.call('HGET', counts, 'queued') or '0') > 0 then ring_bell() end
-return { 'OK', desired }
+local has_queued = tonumber(redis.call('HGET', counts, 'queued') or '0') > 0
+if has_queued and paused ~= '1' then ring_bell() end
+return { 'OK', desired, has_queued, has_queued and paused ~= '1' and (rate_limit or '') == '' }

@@ -44,8 +44,8 @@ from queue_engine.store.redis.sentinel import MasterFinder, MasterPool
 COMMAND_TIMEOUT_SECONDS = 3.0
 SENTINEL_TIMEOUT_SECONDS = 1.0
 MAX_BLOCK_SECONDS = 2.0
-"""Maximum wait of a blocking read. A dead connection is detected only when a reply does not arrive after this time, so
-it is short: all work resumes within five seconds after a fail-over."""
+"""Maximum wait of a blocking read, unless it says how long it waits. A dead connection is detected only when a reply
+does not arrive after this time, so it is short: all work resumes within five seconds after a fail-over."""
 BLOCK_MARGIN_SECONDS = 1.5
 
 _PASSING = (
@@ -125,12 +125,17 @@ async def exchange(client: Redis, commands: Sequence[Iterable[Any]]) -> list[Any
         await pool.release(connection)
 
 
-async def exchange_once(client: Redis, commands: Sequence[Iterable[Any]]) -> list[Any]:
-    """Do what `exchange` does, but never twice, because another execution would have other effects."""
+async def exchange_once(
+    client: Redis, commands: Sequence[Iterable[Any]], *, block_seconds: float = MAX_BLOCK_SECONDS
+) -> list[Any]:
+    """Do what `exchange` does, but never twice, because another execution would have other effects.
+
+    The server may wait for `block_seconds` before it replies.
+    """
     pool = client.connection_pool
     connection: Watchful = await pool.get_connection()
     try:
-        return await connection.exchange(commands)
+        return await connection.exchange(commands, seconds=block_seconds + BLOCK_MARGIN_SECONDS)
     finally:
         await pool.release(connection)
 

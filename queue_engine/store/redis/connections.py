@@ -101,17 +101,17 @@ class Watchful(AbstractConnection):
         except TypeError as error:
             raise DataError(f"{args[0]!r}: {error}") from None
 
-    async def exchange(self, commands: Sequence[Iterable[Any]]) -> list[Any]:
+    async def exchange(self, commands: Sequence[Iterable[Any]], *, seconds: float | None = None) -> list[Any]:
         """Send commands in one write; return the reply or the ResponseError of each, in order.
 
-        No pause between replies may be longer than the socket timeout. When one does not come, the connection is
-        closed, so that it is never read as the reply to a later command. Raises ConnectionError and TimeoutError of
-        redis-py.
+        No pause between replies may be longer than `seconds`, by default the socket timeout. When one does not come,
+        the connection is closed, so that it is never read as the reply to a later command. Raises ConnectionError and
+        TimeoutError of redis-py.
         """
         packed = [piece for command in commands for piece in self.pack_command(*command)]
         await self.connect()
         try:
-            return await self._replies_to(packed, len(commands))
+            return await self._replies_to(packed, len(commands), seconds or self.socket_timeout)
         except TimeoutError:
             await self.disconnect(nowait=True)
             raise RedisTimeoutError("the server does not reply in time") from None
@@ -122,7 +122,7 @@ class Watchful(AbstractConnection):
             await self.disconnect(nowait=True)
             raise
 
-    async def _replies_to(self, packed: list[Any], count: int) -> list[Any]:
+    async def _replies_to(self, packed: list[Any], count: int, seconds: float | None) -> list[Any]:
         """Write packed commands and read their replies, with one timer for all, which data sets again.
 
         Takes the replies from the parser without `read_response`, which costs a coroutine for each.
@@ -130,7 +130,7 @@ class Watchful(AbstractConnection):
         replies: list[Any] = []
         reads = 0
         writer, parser = cast(asyncio.StreamWriter, self._writer), cast(Any, self._parser)
-        async with asyncio.timeout(self.socket_timeout) as limit:
+        async with asyncio.timeout(seconds) as limit:
             writer.writelines(packed)
             await writer.drain()
             while True:
@@ -142,8 +142,8 @@ class Watchful(AbstractConnection):
                     replies.append(reply)
                 if len(replies) >= count:
                     break
-                if self.socket_timeout is not None:
-                    limit.reschedule(asyncio.get_running_loop().time() + self.socket_timeout)
+                if seconds is not None:
+                    limit.reschedule(asyncio.get_running_loop().time() + seconds)
         if reads > MAX_KEPT_READS and not parser._reader.has_data():
             parser.on_connect(self)  # makes a new parser of replies
         if len(replies) > count:
