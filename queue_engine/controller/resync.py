@@ -34,6 +34,8 @@ class Index(Protocol):
     async def is_complete(self) -> bool: ...
     async def place(self) -> str: ...
     async def note_place(self, cursor: str) -> None: ...
+    async def begin_round(self) -> None: ...
+    async def end_round(self) -> None: ...
 
 
 class Resync:
@@ -50,9 +52,12 @@ class Resync:
         """Restore the index entries of the next endpoints. Return 0, because the next step can always wait."""
         left = ENDPOINTS if await self._index.is_complete() else ENDPOINTS_WITHOUT_INDEXES
         cursor = before = await self._index.place()
+        if not cursor:
+            await self._index.begin_round()
         while left > 0:
             page = await self._index.page(cursor)
             if page is None:
+                await self._index.end_round()
                 cursor = ""
                 break
             await self._index.restore(page.ids)

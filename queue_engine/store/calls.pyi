@@ -296,6 +296,7 @@ class HoldLeadershipHeld:
 class IndexEndpointOk:
     word: Literal["OK"]
     tenant: str
+    name: str
     restored: int
     has_logs: bool
 
@@ -561,6 +562,7 @@ class ReleaseCredentialOk:
 class RemoveEndpointOk:
     word: Literal["OK"]
     tenant: str | None
+    name: str | None
 
 class RemoveEndpointBusy:
     word: Literal["BUSY"]
@@ -1342,10 +1344,12 @@ class Scripts:
         self,
         *,
         tenant_endpoints: str,
+        tenant_names: str,
         endpoint_id: int,
+        name: str,
         limit: int,
     ) -> NoteEndpointOk | NoteEndpointFull:
-        """Note in a tenant's index that the tenant has an endpoint, or is about to store it. Refused when the tenant
+        """Note in a tenant's indexes that the tenant has an endpoint, or is about to store it. Refused when the tenant
         has as many as the limit, unless the endpoint is noted already.
         """
     async def open_delivery(

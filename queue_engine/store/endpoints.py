@@ -117,17 +117,18 @@ class EndpointStore:
             "signing": self._sealed_secret(endpoint_id, signing_secret or new_signing_secret()),
             **_fields(config, self._sealed(endpoint_id, config.environment), sorted(config.environment)),
         }
-        if not await self._note(tenant, endpoint_id, limit):
+        if not await self._note(tenant, endpoint_id, config.name, limit):
             raise EndpointLimitReached
         await self._scripts.create_endpoint(keys, endpoint_id=endpoint_id, fields=fields)
-        endpoint, _ = await asyncio.gather(self.get(endpoint_id, tenant), self._note_again(tenant, endpoint_id))
+        noting = self._note_again(tenant, endpoint_id, config.name)
+        endpoint, _ = await asyncio.gather(self.get(endpoint_id, tenant), noting)
         if endpoint is None:
             raise LookupError(f"endpoint {endpoint_id} does not exist right after it was created")
         return endpoint
 
-    async def _note(self, tenant: str, endpoint_id: str, limit: int) -> bool:
+    async def _note(self, tenant: str, endpoint_id: str, name: str, limit: int) -> bool:
         """Note the endpoint; at the limit once more without ids whose endpoint was never stored."""
-        if await self.index.note(tenant, endpoint_id, limit=limit):
+        if await self.index.note(tenant, endpoint_id, name, limit=limit):
             return True
         below: str | None = None
         while ids := await self.index.ids_of(tenant, below=below):
@@ -137,12 +138,12 @@ class EndpointStore:
                 pipeline.exists(self._partitions.of(one).endpoint)
             stored = await pipeline.execute()
             await self._forget(tenant, [one for one, exists in zip(ids, stored, strict=True) if not exists])
-        return await self.index.note(tenant, endpoint_id, limit=limit)
+        return await self.index.note(tenant, endpoint_id, name, limit=limit)
 
-    async def _note_again(self, tenant: str, endpoint_id: str) -> None:
+    async def _note_again(self, tenant: str, endpoint_id: str, name: str) -> None:
         """Note a stored endpoint, because a list may have removed the first note before the endpoint was stored."""
         with suppress(RedisError):  # the first note is there unless a list came in between
-            await self.index.note(tenant, endpoint_id)
+            await self.index.note(tenant, endpoint_id, name)
 
     async def update(
         self,
@@ -171,6 +172,9 @@ class EndpointStore:
             else:
                 sealed, names = self._sealed(endpoint_id, environment), sorted(environment)
             is_written = True
+            is_renamed = config.name != endpoint.config.name
+            if is_renamed:
+                await self.index.note_name(tenant, endpoint_id, config.name)
             reply = await self._scripts.update_endpoint(
                 keys,
                 tenant=tenant,
@@ -179,9 +183,17 @@ class EndpointStore:
                 fields=_fields(config, sealed, names),
             )
             if reply.word == "OK":
+                if is_renamed:
+                    await self._note_renamed(tenant, endpoint_id, config.name, former=endpoint.config.name)
                 written = await self.get(endpoint_id, tenant)
                 return None if written is None else Updated(written, is_written)
         return None
+
+    async def _note_renamed(self, tenant: str, endpoint_id: str, name: str, *, former: str) -> None:
+        """Note a stored name, because a list may have removed the first note before it was stored."""
+        with suppress(RedisError):  # a list by the former name removes its entry, and the resync adds a missing one
+            await self.index.note_name(tenant, endpoint_id, name)
+            await self._forget_name(tenant, [endpoint_id], former)
 
     async def set_desired_state(self, endpoint_id: str, tenant: str, desired: DesiredState) -> StateChange:
         """Record the desired state of an endpoint."""
@@ -203,6 +215,7 @@ class EndpointStore:
             return False
         if reply.tenant is not None:
             await self.index.forget(reply.tenant, [endpoint_id])
+            await self.index.forget_name(reply.tenant, [endpoint_id], reply.name or "")
         return True
 
     async def get(self, endpoint_id: str, tenant: str | None) -> Endpoint | None:
@@ -259,7 +272,20 @@ class EndpointStore:
                 yield [endpoint for endpoint in page if _is_visible(endpoint, tenant)]
 
     async def named(self, tenant: str, name: str) -> list[Endpoint]:
-        """Return the tenant's endpoints with this name, newest first. Only the configuration of others is read."""
+        """Return the tenant's endpoints with this name, newest first. No others are read.
+
+        While the index of names lacks some, the configuration of all is read.
+        """
+        ids = await self.index.ids_named(tenant, name)
+        if ids is None:
+            return await self._named_in_list(tenant, name)
+        found = await self.read(ids)
+        named = [one for one in ids if one in found and (found[one].tenant, found[one].config.name) == (tenant, name)]
+        with suppress(RedisError):  # the next call removes them
+            await self._forget_name(tenant, [one for one in ids if one not in named], name)
+        return [found[one] for one in named if _is_visible(found[one], tenant)]
+
+    async def _named_in_list(self, tenant: str, name: str) -> list[Endpoint]:
         named: list[Endpoint] = []
         below: str | None = None
         while ids := await self.index.ids_of(tenant, below=below):
@@ -288,7 +314,14 @@ class EndpointStore:
         await self.index.forget(tenant, endpoint_ids)
         for endpoint_id, endpoint in (await self.read(endpoint_ids)).items():
             if endpoint.tenant == tenant:
-                await self.index.note(tenant, endpoint_id)
+                await self.index.note(tenant, endpoint_id, endpoint.config.name)
+
+    async def _forget_name(self, tenant: str, endpoint_ids: Sequence[str], name: str) -> None:
+        """Remove endpoints from the index of names, as `_forget` does from that of ids."""
+        await self.index.forget_name(tenant, endpoint_ids, name)
+        for endpoint_id, endpoint in (await self.read(endpoint_ids)).items():
+            if endpoint.tenant == tenant and endpoint.config.name == name:
+                await self.index.note_name(tenant, endpoint_id, name)
 
     async def _all_pages(self) -> AsyncIterator[list[Endpoint]]:
         """Yield the endpoints of all tenants, newest first, in pages."""

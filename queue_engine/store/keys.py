@@ -24,6 +24,8 @@ RESYNC = "resync"
 """Field: the place of the round in which the leading controller restores index entries."""
 KEYS_INDEXED = "keys_indexed"
 """Field: present when all API keys are in the indexes of tenants and of each tenant's keys."""
+NAMES_INDEXED = "names_indexed"
+"""Field: 1 when all endpoints are in the indexes of names; 0 while the first round that adds them has begun."""
 GIVEN_UP_BUILD = "given_up"
 """Field: the progress of the build of the index of given-up deliveries over tasks from before the index; see
 `store/given_up.py`."""
@@ -53,6 +55,11 @@ LEADER = "{qe}:leader"
 def endpoints_of(tenant: str) -> str:
     """Sorted set: the tenant's endpoints, by their id."""
     return f"{{qe}}:endpoints:{tenant}"
+
+
+def endpoint_names_of(tenant: str) -> str:
+    """Sorted set, all scores 0: `<name> <endpoint>` for each endpoint of the tenant."""
+    return f"{{qe}}:endpoint-names:{tenant}"
 
 
 def api_key(key_hash: str) -> str:

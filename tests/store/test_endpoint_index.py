@@ -10,7 +10,7 @@ from queue_engine.controller.resync import ENDPOINTS, Resync
 from queue_engine.domain.endpoints import DesiredState
 from queue_engine.store.endpoint_index import PAGE_SIZE
 from queue_engine.store.endpoints import EndpointLimitReached
-from queue_engine.store.keys import FORMAT, META, endpoints_of
+from queue_engine.store.keys import FORMAT, META, NAMES_INDEXED, endpoint_names_of, endpoints_of
 from queue_engine.store.store import Store
 from tests.store.bench import TENANT, config
 from tests.store.probe import Probe
@@ -51,6 +51,7 @@ async def test_a_list_reads_no_endpoint_of_another_tenant(store: Store, probe: P
 
 
 async def test_endpoints_are_found_by_their_exact_name(store: Store, probe: Probe) -> None:
+    await Resync(store.endpoints.index).step()  # the indexes of names have all endpoints of an empty store
     await create(store, PAGE_SIZE)
     older, newer, deleted, other = [
         (await store.endpoints.create(tenant, config(name=name))).endpoint_id
@@ -66,6 +67,87 @@ async def test_endpoints_are_found_by_their_exact_name(store: Store, probe: Prob
     assert await store.endpoints.named(TENANT, "ech") == []
     await store.endpoints.update(older, TENANT, lambda before: replace(before, name="renamed"))
     assert [one.endpoint_id for one in await store.endpoints.named(TENANT, "renamed")] == [older]
+    assert [one.endpoint_id for one in await store.endpoints.named(TENANT, "echo")] == [newer]
+    assert await names(probe, "echo", "renamed") == {f"echo {newer}", f"echo {deleted}", f"renamed {older}"}
+    assert await store.endpoints.remove(deleted)
+    assert await names(probe, "echo", "renamed") == {f"echo {newer}", f"renamed {older}"}
+
+
+async def names(probe: Probe, *wanted: str) -> set[str]:
+    """Return the members of these names in the tenant's index of names."""
+    members = await probe.scores(endpoint_names_of(TENANT))
+    return {member for member in members if member.partition(" ")[0] in wanted}
+
+
+async def test_a_search_by_name_reads_no_endpoint_with_another_name(store: Store, probe: Probe) -> None:
+    await Resync(store.endpoints.index).step()
+    await create(store, 3 * PAGE_SIZE)
+    endpoint = await store.endpoints.create(TENANT, config(name="echo"))
+    await probe.ask("CONFIG", "RESETSTAT")
+    assert [one.endpoint_id for one in await store.endpoints.named(TENANT, "echo")] == [endpoint.endpoint_id]
+    stats = await store.redis.info("commandstats")
+    assert stats["cmdstat_hgetall"]["calls"] == 1
+    assert stats["cmdstat_hget"]["calls"] == 1
+
+
+async def test_the_name_of_another_endpoint_is_skipped_and_removed(store: Store, probe: Probe) -> None:
+    await Resync(store.endpoints.index).step()
+    mine = (await store.endpoints.create(TENANT, config(name="echo"))).endpoint_id
+    (theirs,) = await create(store, 1, OTHER)
+    for endpoint_id, name in (("999", "echo"), (theirs, "echo"), (mine, "former")):
+        await store.endpoints.index.note_name(TENANT, endpoint_id, name)
+    assert [one.endpoint_id for one in await store.endpoints.named(TENANT, "echo")] == [mine]
+    assert await store.endpoints.named(TENANT, "former") == []
+    assert await names(probe, "echo", "former") == {f"echo {mine}"}
+
+
+async def test_a_name_that_is_taken_back_while_it_is_forgotten_is_found(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process renames the endpoint back, before the first one removes the former name."""
+    await Resync(store.endpoints.index).step()
+    endpoint_id = (await store.endpoints.create(TENANT, config(name="echo"))).endpoint_id
+    forget_name = store.endpoints.index.forget_name
+
+    async def forget_after_it_is_back(tenant: str, ids: Sequence[str], name: str) -> None:
+        monkeypatch.setattr(store.endpoints.index, "forget_name", forget_name)
+        await store.endpoints.update(endpoint_id, TENANT, lambda before: replace(before, name="echo"))
+        await forget_name(tenant, ids, name)
+
+    monkeypatch.setattr(store.endpoints.index, "forget_name", forget_after_it_is_back)
+    await store.endpoints.update(endpoint_id, TENANT, lambda before: replace(before, name="renamed"))
+    assert [one.endpoint_id for one in await store.endpoints.named(TENANT, "echo")] == [endpoint_id]
+    assert await store.endpoints.named(TENANT, "renamed") == []
+
+
+async def test_endpoints_from_before_the_index_of_names_are_found_during_and_after_a_round(
+    store: Store, probe: Probe
+) -> None:
+    ids = [(await store.endpoints.create(TENANT, config(name="echo"))).endpoint_id for _ in range(3)][::-1]
+    await create(store, ENDPOINTS)
+    await probe.ask("DEL", endpoint_names_of(TENANT))
+    await probe.ask("HDEL", META, NAMES_INDEXED)
+
+    async def found() -> list[str]:
+        return [one.endpoint_id for one in await store.endpoints.named(TENANT, "echo")]
+
+    resync = Resync(store.endpoints.index)
+    assert await found() == ids
+    await resync.step()
+    assert await found() == ids
+    await resync.step()
+    assert await probe.ask("HGET", META, NAMES_INDEXED) == b"1"
+    assert await found() == ids
+
+
+async def test_a_round_whose_begin_was_not_noted_does_not_complete_the_index_of_names(
+    store: Store, probe: Probe
+) -> None:
+    """As one that a controller of an earlier version has begun."""
+    await create(store, 3)
+    await store.endpoints.index.note_place("15 0 0")
+    await Resync(store.endpoints.index).step()
+    assert await probe.ask("HGET", META, NAMES_INDEXED) is None
 
 
 async def test_a_deleted_endpoint_is_not_listed_and_leaves_the_index_when_it_is_removed(
@@ -83,8 +165,8 @@ async def test_a_deleted_endpoint_is_not_listed_and_leaves_the_index_when_it_is_
 async def test_an_id_without_an_endpoint_is_skipped_and_removed(store: Store, probe: Probe) -> None:
     (mine,) = await create(store, 1)
     (theirs,) = await create(store, 1, OTHER)
-    await store.endpoints.index.note(TENANT, "999")
-    await store.endpoints.index.note(TENANT, theirs)
+    await store.endpoints.index.note(TENANT, "999", "n")
+    await store.endpoints.index.note(TENANT, theirs, "n")
     assert await listed(store) == [mine]
     assert await indexed(probe) == [mine]
     assert await listed(store, OTHER) == [theirs]
@@ -109,7 +191,7 @@ async def test_an_endpoint_that_is_stored_while_a_list_removes_its_id_is_not_los
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forget, endpoint_id = store.endpoints.index.forget, await store.endpoints.new_id()
-    await store.endpoints.index.note(TENANT, endpoint_id)
+    await store.endpoints.index.note(TENANT, endpoint_id, "n")
 
     async def forget_after_the_endpoint_is_stored(tenant: str, ids: Sequence[str]) -> None:
         await store.endpoints.create(TENANT, config(), endpoint_id)
@@ -131,9 +213,9 @@ async def test_a_tenant_at_its_limit_creates_no_endpoint(store: Store, probe: Pr
     await create_one(OTHER)
     ids = await listed(store)
     assert len(ids) == len(await indexed(probe)) == 2
-    assert await store.endpoints.index.note(TENANT, ids[0], limit=2)
-    assert not await store.endpoints.index.note(TENANT, "999", limit=2)
-    assert await store.endpoints.index.note(TENANT, "999", limit=0)
+    assert await store.endpoints.index.note(TENANT, ids[0], "n", limit=2)
+    assert not await store.endpoints.index.note(TENANT, "999", "n", limit=2)
+    assert await store.endpoints.index.note(TENANT, "999", "n", limit=0)
 
 
 async def all_pages(store: Store) -> list[list[str]]:
@@ -149,7 +231,7 @@ async def test_an_id_whose_endpoint_was_never_stored_does_not_count_towards_the_
     store: Store, probe: Probe
 ) -> None:
     for lost in range(PAGE_SIZE + 1):
-        await store.endpoints.index.note(TENANT, str(1000 + lost))
+        await store.endpoints.index.note(TENANT, str(1000 + lost), "n")
     (mine,) = await create(store, 1)
     created = await store.endpoints.create(TENANT, config(), limit=2)
     assert await indexed(probe) == [created.endpoint_id, mine]

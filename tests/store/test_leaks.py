@@ -1,7 +1,7 @@
 """After all tasks were removed, only keys of the endpoint and its partition are left."""
 
 from queue_engine.domain.tasks import Failed, Succeeded, TryAgain
-from queue_engine.store.keys import endpoints_of
+from queue_engine.store.keys import endpoint_names_of, endpoints_of
 from tests.store.bench import GIVEN_UP, TENANT, Bench, again, spec
 
 
@@ -35,7 +35,7 @@ async def test_only_the_keys_of_the_endpoint_are_left_without_tasks(bench: Bench
     per_partition = {
         key for other in bench.store.partitions.all() for key in (other.outbox, other.senders, other.ticks)
     }
-    assert others - per_partition == {"{qe}:endpoint-ids", endpoints_of(TENANT)}
+    assert others - per_partition == {"{qe}:endpoint-ids", endpoints_of(TENANT), endpoint_names_of(TENANT)}
 
 
 async def test_the_counts_are_zero_without_tasks(bench: Bench) -> None:

@@ -380,7 +380,7 @@ async def test_all_endpoints_of_a_tenant_count_and_no_others(store: Store, probe
     other = await store.endpoints.create("other", config(workers=50))
     for endpoint_id in (own[0], own[-1]):
         await Bench(store, endpoint_id, probe).submit("t")
-    await store.endpoints.index.note(TENANT, other.endpoint_id)  # as an interrupted creation may leave it
+    await store.endpoints.index.note(TENANT, other.endpoint_id, "other")  # as an interrupted creation may leave it
     usage = await store.usage.of(TENANT)
     assert (usage.workers, usage.waiting_tasks) == (2 * count, 2)
 

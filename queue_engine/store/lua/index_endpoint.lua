@@ -4,10 +4,11 @@
 -- flags: allow-oom
 -- keys of an endpoint: endpoint, deletions, due_purges, counts, waiting_endpoints, logs, workers
 -- replies:
---   OK: tenant text, restored integer (number of missing entries that only an API or a controller writes), has_logs flag
+--   OK: tenant text, name text, restored integer (number of missing entries that only an API or a controller writes), has_logs flag
 --   GONE
 local id = id_of_endpoint(endpoint)
-local tenant, desired, desired_workers = unpack(redis.call('HMGET', endpoint, 'tenant', 'wanted', 'workers'))
+local tenant, desired, desired_workers, config =
+  unpack(redis.call('HMGET', endpoint, 'tenant', 'wanted', 'workers', 'config'))
 if not tenant then return { 'GONE' } end
 local restored = 0
 if desired == 'deleted' then restored = redis.call('ZADD', deletions, 'NX', text(now_ms()), id) end
@@ -23,4 +24,4 @@ local expiry = has_tasks and next_expiry(now_ms())
 if expiry then redis.call('ZADD', due_purges, 'LT', text(expiry), id) end
 local has_logs = redis.call('EXISTS', logs) == 1
 if counted_logs and not has_logs then redis.call('HDEL', counts, 'logs') end
-return { 'OK', tenant, restored, has_logs }
+return { 'OK', tenant, cjson.decode(config).name, restored, has_logs }

@@ -1,9 +1,9 @@
--- Note in a tenant's index that the tenant has an endpoint, or is about to store it. Refused when the tenant has as many as the
+-- Note in a tenant's indexes that the tenant has an endpoint, or is about to store it. Refused when the tenant has as many as the
 -- limit, unless the endpoint is noted already.
 --
 -- flags: durable
--- keys: tenant_endpoints
--- arguments: endpoint_id integer, limit integer (0 for none)
+-- keys: tenant_endpoints, tenant_names
+-- arguments: endpoint_id integer, name text, limit integer (0 for none)
 -- replies:
 --   OK
 --   FULL
@@ -11,4 +11,5 @@ local id = text(endpoint_id)
 local is_full = limit > 0 and redis.call('ZCARD', tenant_endpoints) >= limit
 if is_full and not redis.call('ZSCORE', tenant_endpoints, id) then return { 'FULL' } end
 redis.call('ZADD', tenant_endpoints, id, id)
+redis.call('ZADD', tenant_names, 0, name .. ' ' .. id)
 return { 'OK' }

@@ -6,7 +6,7 @@
 --   operations, agent_tokens, worker_tokens, removed_events, tags, tagged, bell
 -- arguments: endpoint_id text
 -- replies:
---   OK: tenant optional text (none when there is no such endpoint)
+--   OK: tenant optional text, name optional text (none when there is no such endpoint)
 --   BUSY (the endpoint has workers, tasks or deliveries)
 local function leave_indexes()
   redis.call('ZREM', endpoints, endpoint_id)
@@ -19,9 +19,9 @@ end
 
 if redis.call('EXISTS', endpoint) == 0 then
   leave_indexes()
-  return { 'OK', false }
+  return { 'OK', false, false }
 end
-local tenant, desired = unpack(redis.call('HMGET', endpoint, 'tenant', 'wanted'))
+local tenant, desired, config = unpack(redis.call('HMGET', endpoint, 'tenant', 'wanted', 'config'))
 if desired ~= 'deleted' then return { 'BUSY' } end
 for _, count in ipairs(redis.call('HMGET', counts, 'success', 'delivered', 'failed', 'events')) do
   if (tonumber(count) or 0) > 0 then return { 'BUSY' } end
@@ -31,4 +31,4 @@ recount_workers()
 redis.call('DEL', endpoint, counts, live, workers, queue, retry_queue, created, finished_success, finished_delivered,
   finished_failed, given_up, recovery, recovered, operations, agent_tokens, worker_tokens, removed_events, tags, tagged, bell)
 leave_indexes()
-return { 'OK', tenant }
+return { 'OK', tenant, cjson.decode(config).name }
