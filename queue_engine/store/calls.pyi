@@ -416,6 +416,12 @@ class PromoteDeliveryOk:
 class PromoteDeliveryStale:
     word: Literal["STALE"]
 
+class PromoteResultOk:
+    word: Literal["OK"]
+
+class PromoteResultStale:
+    word: Literal["STALE"]
+
 class PurgePurged:
     word: Literal["PURGED"]
 
@@ -1435,7 +1441,9 @@ class Scripts:
         waiting: str,
         delivery_id: str,
     ) -> PromoteDeliveryOk | PromoteDeliveryStale:
-        """Add a delivery whose wait is over to the outbox."""
+        """Add the delivery of a worker's status events whose wait is over to the outbox."""
+    async def promote_result(self, keys: TaskKeys, /, *, waiting: str) -> PromoteResultOk | PromoteResultStale:
+        """Add the delivery of a task's result whose wait is over to the outbox."""
     async def purge(
         self,
         keys: TaskKeys,
@@ -1791,6 +1799,7 @@ class Scripts:
         delay_ms: int,
         reason: str,
         record: str,
+        drops_destination: bool,
     ) -> SettleDeliveryOk | SettleDeliveryFenced:
         """Record the result of a delivery attempt for a task's result."""
     async def settle_event(

@@ -104,7 +104,7 @@ class WorkerStore:
         keys = self._keys(endpoint_id, worker_id)
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.pexpire(keys.worker, BEAT_TTL_MS)  # does nothing without a record
-        pipeline.hmget(keys.worker, "status", "run", "error")
+        pipeline.hmget(keys.worker, ["status", "run", "error"])
         pipeline.hget(keys.endpoint_keys.endpoint, "wanted")
         pipeline.hget(keys.endpoint_keys.counts, "queued")
         _, (stored, latest_run, error), desired, queued = await pipeline.execute()

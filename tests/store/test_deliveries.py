@@ -21,6 +21,7 @@ from queue_engine.domain.deliveries import (
 from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.tasks import DeliveryStatus, Failed, Outcome, Succeeded, TaskState, TaskStatus, TryAgain
 from queue_engine.store.constants import MAX_DELIVERY_RECORDS
+from queue_engine.store.keys import FORMAT, META
 from queue_engine.store.outbox.entries import OutboxEntry
 from queue_engine.store.outbox.outbox import DEFAULT_MAX_AGE_MS, Outbox
 from queue_engine.store.queue import TaskQueue
@@ -226,14 +227,48 @@ async def test_a_delivery_that_was_deferred_again_is_not_promoted(bench: Bench) 
     outbox = await bench.outbox()
     await bench.finish("t1", webhook=True)
     await bench.deliver(outbox, again(60))
-    promoted = await bench.store.scripts.promote_delivery(
-        bench.partition,
-        delivery=bench.keys.delivery("t1"),
-        waiting=bench.partition.outbox_due,
-        delivery_id=f"t:{bench.endpoint_id}:t1",
-    )
+    promoted = await bench.store.scripts.promote_result(bench.keys.of_task("t1"), waiting=bench.partition.outbox_due)
     assert promoted.word == "STALE"
     assert await outbox.pending() == {"fresh": 0, "retry": 1, "parked": 0}
+
+
+@pytest.mark.parametrize("length", [0, 500], ids=["in the task", "in the spec"])
+async def test_a_delivery_that_waits_for_a_retry_has_its_destination_from_its_task(bench: Bench, length: int) -> None:
+    destination = "https://hooks.example:443" + "x" * length
+    outbox = await bench.outbox()
+    await bench.finish("t1", spec=replace(spec(webhook=True), webhook_destination=destination))
+    await bench.deliver(outbox, again())
+    assert "destination" not in await bench.probe.hash(bench.keys.delivery("t1"))
+    assert await outbox.promote() == 1
+    entry = await _read_one(outbox)
+    assert entry.destination == destination
+    assert await outbox.defer(entry, delay_ms=0)
+    assert await outbox.promote() == 1
+    assert (await bench.deliver(outbox)).destination == destination
+
+
+async def test_a_waiting_delivery_keeps_its_destination_while_processes_of_an_earlier_version_may_run(
+    bench: Bench,
+) -> None:
+    await bench.probe.ask("HSET", META, FORMAT, 1)
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    await bench.deliver(outbox, again())
+    assert "destination" in await bench.probe.hash(bench.keys.delivery("t1"))
+    assert await outbox.promote() == 1
+    await bench.deliver(outbox)
+
+
+async def test_a_waiting_delivery_of_a_task_whose_data_has_expired_ends(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    await bench.deliver(outbox, again())
+    await bench.probe.ask("DEL", *await bench.data_keys("t1"), bench.partition.attempts_log(bench.endpoint_id, "t1"))
+    assert await outbox.promote() == 0
+    assert await outbox.pending() == {"fresh": 0, "retry": 0, "parked": 0}
+    assert await bench.probe.ask("EXISTS", bench.keys.delivery("t1")) == 0
+    assert (await bench.store.usage.of(TENANT)).waiting_deliveries == 0
+    assert await bench.purge() == 1
 
 
 async def test_a_settlement_tells_the_time_since_the_task_ended(bench: Bench) -> None:
@@ -637,8 +672,9 @@ async def test_a_settlement_after_the_tasks_deletion_ends_the_delivery(bench: Be
     await _open(outbox, entry)
     await bench.probe.ask("DEL", *await bench.data_keys("t1"))
     assert (await outbox.settle(entry, answer(500), again(), at_ms=1)).accepted
-    await outbox.promote()
-    assert await outbox.open(await _read_one(outbox)) is None
+    assert await outbox.promote() == 0
+    assert await outbox.pending() == {"fresh": 0, "retry": 0, "parked": 0}
+    assert await bench.probe.ask("EXISTS", bench.keys.delivery("t1")) == 0
     await bench.purge()
 
 

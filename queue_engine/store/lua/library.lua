@@ -636,14 +636,21 @@ local function leave_given_up()
   redis.call('ZREM', given_up, task_id)
 end
 
+-- Return the destination of the delivery of a task's result; nil when neither the delivery nor the task has one, because the task's
+-- data has expired. A delivery that waits for a retry has none, because a million of them would take 32 MB for it.
+-- keys: delivery, task
+local function result_destination()
+  local destination = redis.call('HGET', delivery, 'destination')
+  if destination then return destination end
+  local webhook, spec = unpack(redis.call('HMGET', task, 'webhook', 'spec'))
+  return webhook and destination_of(webhook, spec) or nil
+end
+
 -- Add the delivery of an ended task's result to the outbox: one that waits with its next attempt, one that has ended with all.
--- keys: task, delivery, outbox, outbox_due, outbox_parked
+-- keys: delivery, outbox, outbox_due, outbox_parked
 local function add_to_outbox(now)
-  local destination, delivery_id = redis.call('HGET', delivery, 'destination'), id_of_delivery(delivery)
-  if not destination then
-    local webhook, spec = unpack(redis.call('HMGET', task, 'webhook', 'spec'))
-    return begin_counted_delivery(destination_of(webhook, spec), text(now))
-  end
+  local destination, delivery_id = result_destination(), id_of_delivery(delivery)
+  if redis.call('EXISTS', delivery) == 0 then return begin_counted_delivery(destination, text(now)) end
   redis.call('ZREM', outbox_due, delivery_id)
   redis.call('ZREM', outbox_parked, delivery_id)
   redis.call('HSET', delivery, 'entry', redis.call('XADD', outbox, '*', 'd', delivery_id, 'h', destination))

@@ -1,4 +1,4 @@
--- Add a delivery whose wait is over to the outbox.
+-- Add the delivery of a worker's status events whose wait is over to the outbox.
 --
 -- flags: allow-oom
 -- keys of a partition: outbox

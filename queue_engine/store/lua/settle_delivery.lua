@@ -5,7 +5,8 @@
 --   finished_delivered
 -- arguments:
 --   entry_id text, process_id text, verdict text (delivered, again or given_up), delay_ms integer (for again), reason text,
---   record text (JSON object, for the ledger; the trigger and the time of the next attempt are added)
+--   record text (JSON object, for the ledger; the trigger and the time of the next attempt are added),
+--   drops_destination flag (of a delivery that waits; a process of version 0.2 would need it)
 -- replies:
 --   OK: created_ms integer, now_ms integer, is_recovered flag (a recovery has made the delivery due)
 --   FENCED (another process has the delivery, or it was settled before)
@@ -28,6 +29,7 @@ end
 
 if due_at then
   redis.call('HDEL', delivery, 'entry', 'owner')
+  if drops_destination then redis.call('HDEL', delivery, 'destination') end
   redis.call('ZADD', outbox_due, due_at, id_of_delivery(delivery))
   if state then
     redis.call('HSET', task, 'delivery', 'FAILED', 'next_delivery', due_at)

@@ -15,7 +15,7 @@ from queue_engine.aio import wait_for_event
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.deliveries import DeliverAgain, Delivery, Verdict, WebhookResponse
 from queue_engine.store.calls import Scripts
-from queue_engine.store.keys import Partition, Partitions
+from queue_engine.store.keys import Partition, Partitions, ids_of_delivery
 from queue_engine.store.outbox.due_times import DueTimes
 from queue_engine.store.outbox.entries import OutboxEntry, RawEntry, Settlement, endpoints_of, outbox_entries
 from queue_engine.store.outbox.events import EventDeliveries
@@ -65,7 +65,7 @@ class Outbox:
         self._partitions = partitions
         self._process_id = process_id
         recoveries = RecoveryStore(redis, scripts, partitions)
-        self._results = ResultDeliveries(scripts, sealer, recoveries, process_id, max_age_ms=max_age_ms)
+        self._results = ResultDeliveries(redis, scripts, sealer, recoveries, process_id, max_age_ms=max_age_ms)
         self._events = EventDeliveries(scripts, sealer, process_id, max_age_ms=max_age_ms)
         self._held: dict[str, set[str]] = {partition.outbox: set() for partition in partitions.all()}
         """Ids of the entries that were returned and not yet settled or deferred, by outbox."""
@@ -315,18 +315,21 @@ class Outbox:
     async def _promote(self, place: tuple[Partition, str], limit: int) -> int:
         partition, waiting = place
         found = await self._scripts.due_deliveries(waiting=waiting, limit=limit)
-        promote = self._scripts.promote_delivery
-        replies = await asyncio.gather(
-            *(
-                promote(partition, delivery=partition.delivery(name), waiting=waiting, delivery_id=name)
-                for name in found.delivery_ids
-            )
-        )
+        promoted = await asyncio.gather(*(self._promote_one(partition, waiting, name) for name in found.delivery_ids))
         if found.next_ms == 0:
             self._due.note(place, time.monotonic())
         elif found.next_ms is not None:
             self._note_due(partition, waiting, found.next_ms / 1000)
-        return sum(reply.word == "OK" for reply in replies)
+        return sum(promoted)
+
+    async def _promote_one(self, partition: Partition, waiting: str, delivery_id: str) -> bool:
+        ids = ids_of_delivery(delivery_id)
+        if "task" in ids:
+            keys = self._partitions.of(ids["endpoint"]).of_task(ids["task"])
+            return (await self._scripts.promote_result(keys, waiting=waiting)).word == "OK"
+        delivery = partition.delivery(delivery_id)
+        promote = self._scripts.promote_delivery
+        return (await promote(partition, delivery=delivery, waiting=waiting, delivery_id=delivery_id)).word == "OK"
 
     def _note_due(self, partition: Partition, waiting: str, seconds: float) -> None:
         if self._due.note((partition, waiting), time.monotonic() + seconds + DUE_SLACK_SECONDS):

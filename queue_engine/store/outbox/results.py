@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
@@ -12,6 +13,8 @@ from queue_engine.rules.signing_secrets import check_auth_key, signs
 from queue_engine.store.calls import Scripts
 from queue_engine.store.codec import TaskSpecs
 from queue_engine.store.deliveries import ledger_record
+from queue_engine.store.endpoint_index import is_indexed
+from queue_engine.store.keys import FORMAT, META
 from queue_engine.store.outbox.entries import OutboxEntry, Settlement, open_secrets, owner_of, settlement, verdict_words
 from queue_engine.store.recoveries import RecoveryStore
 
@@ -20,14 +23,24 @@ class ResultDeliveries:
     """Deliveries of results, for one delivery process."""
 
     def __init__(
-        self, scripts: Scripts, sealer: Sealer, recoveries: RecoveryStore, process_id: str, *, max_age_ms: int
+        self,
+        redis: Redis,
+        scripts: Scripts,
+        sealer: Sealer,
+        recoveries: RecoveryStore,
+        process_id: str,
+        *,
+        max_age_ms: int,
     ) -> None:
+        self._redis = redis
         self._scripts = scripts
         self._recoveries = recoveries
         self._sealer = sealer
         self._specs = TaskSpecs(sealer)
         self._process_id = process_id
         self._max_age_ms = max_age_ms
+        self._is_indexed = False
+        """True if the store's data is known to have format 2, so that no process of version 0.2 runs."""
 
     async def open(self, entry: OutboxEntry) -> Delivery | None:
         endpoint_id, task_id = owner_of(entry.delivery_id)
@@ -78,6 +91,7 @@ class ResultDeliveries:
             delay_ms=delay_ms,
             reason=reason,
             record=ledger_record(response, at_ms),
+            drops_destination=word == "again" and await self._drops_destinations(),
         )
         if reply.word != "OK":
             return Settlement(accepted=False)
@@ -86,6 +100,11 @@ class ResultDeliveries:
             with suppress(RedisError, OSError):
                 await self._recoveries.advance(owner_of(entry.delivery_id)[0])
         return settlement(reply.created_ms, reply.now_ms)
+
+    async def _drops_destinations(self) -> bool:
+        """Return True if no process of format 1 runs, which would lose a waiting delivery without a destination."""
+        self._is_indexed = self._is_indexed or is_indexed(await self._redis.hget(META, FORMAT))  # type: ignore[misc]
+        return self._is_indexed
 
     async def defer(self, entry: OutboxEntry, delay_ms: int, parked: bool) -> str:
         reply = await self._scripts.defer_delivery(
