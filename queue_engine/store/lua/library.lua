@@ -213,8 +213,8 @@ local function block_of(number, level)
 end
 
 -- Add to the bytes of a task's records: to the sum of its endpoint and to that of its block of places in the order of creation.
--- The data of a task may expire before the task is removed. What such tasks of a block have added is subtracted with the block's
--- last task (see `forget_records`).
+-- The data of a task may expire before the task is removed. The bytes that such tasks of a block have added are subtracted with the
+-- block's last task (see `forget_records`).
 -- keys: counts
 local function add_record_bytes(place, by)
   add_use('bytes', by)
@@ -232,7 +232,7 @@ local function add_record(records, record, limit, place)
 end
 
 -- Remove the lists of records of a task that was removed from the index of all tasks, and subtract their bytes. Records of agents
--- and processes of an earlier version were not added, so no more is subtracted than was added for the block.
+-- and processes of an earlier version were not added, so at most the sum of the block is subtracted.
 -- keys: counts, created
 local function forget_records(place, lists)
   local bytes = 0
