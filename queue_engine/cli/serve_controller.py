@@ -32,6 +32,7 @@ OTHER_CONNECTIONS = 200
 
 
 async def serve_controller(settings: ControllerSettings) -> int:
+    """Run until stopped; return the exit status, which is of `WorkersLeft` if workers are left that were to end."""
     agents = AgentMetrics()
     serve_metrics(settings, metrics.Role.CONTROLLER, agents=agents.page)
     async with open_store(settings) as store, store.noted(metrics.Role.CONTROLLER):
@@ -65,10 +66,10 @@ async def serve_controller(settings: ControllerSettings) -> int:
         collect_rarely()
         log.info("started", extra={"backend": settings.backend, "server": str(info)})
         try:
-            await running.run()
+            left = await running.run()
         finally:
             await recovering
-    return 0
+    return 0 if left is None else int(left)
 
 
 def check_client_limit(limit: int | None, workers: int) -> None:

@@ -44,7 +44,7 @@ def main() -> None:
         import asyncio
 
         from queue_engine.cli.running import run
-        from queue_engine.local.up import UpOptions, run_up
+        from queue_engine.local.up import EXIT_LEFT, UpOptions, run_up
         from queue_engine.processes.standard_files import guarded_output
 
     host, port, data_dir, max_memory = sys.argv[1:]
@@ -64,18 +64,20 @@ def main() -> None:
         try:
             status = run(run_up(options), on=asyncio.run)
         finally:
-            if network is not None:
-                _remove(network)
-        sys.exit(status)
+            is_removed = network is None or _remove(network)
+        sys.exit(status if is_removed else EXIT_LEFT)
 
 
-def _remove(network: str) -> None:
+def _remove(network: str) -> bool:
+    """Remove the network; return False, after a message, if it stays."""
     import asyncio
 
     from queue_engine.cli.docker_workers import remove_own_network  # here, because it needs most of the engine
 
-    if (reason := asyncio.run(remove_own_network(network))) is not None:
+    reason = asyncio.run(remove_own_network(network))
+    if reason is not None:
         sys.stderr.write(f"queue-engine: the network {network} stays: {reason}\n")
+    return reason is None
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from queue_engine.controller.operations import Operations
 from queue_engine.controller.reconcile import Reconciler
 from queue_engine.controller.resync import Resync
 from queue_engine.controller.waiting_tasks import WaitingTasks
+from queue_engine.domain.workers_left import WorkersLeft
 from queue_engine.observability import metrics
 from queue_engine.store.keys import Partition
 from queue_engine.store.redis.client import unavailability
@@ -111,14 +112,18 @@ class Controller:
         metrics.controller_leading.set_function(lambda: float(self._leads()))
         self._deposed = False
         """True if another controller leads and the backend has not been closed since."""
+        self._workers_left: WorkersLeft | None = None
 
     def stop(self) -> None:
         """Resign and end. Drain the workers first, unless they outlive this controller. Safe to call from a signal
         handler and more than once."""
         self._stopping.set()
 
-    async def run(self) -> None:
-        """Work until stopped. When it returns, no worker of this controller runs, unless workers outlive it."""
+    async def run(self) -> WorkersLeft | None:
+        """Work until stopped. When it returns, no worker of this controller runs, unless workers outlive it.
+
+        If they outlive it and `ends_workers` is set, return the reason why some are left; None if all have ended.
+        """
         background = [
             asyncio.create_task(self._shared_jobs(), name="jobs"),
             asyncio.create_task(
@@ -145,6 +150,7 @@ class Controller:
             with suppress(Exception):  # if the store is unavailable, the leadership expires
                 await self._resign(left)
             await end_tasks(*background)
+        return self._workers_left
 
     # Leadership
 
@@ -249,9 +255,16 @@ class Controller:
                 raise error
         if self._unlisted:
             log.warning("workers are left to the next controller: %s does not list them", ", ".join(self._unlisted))
+            self._workers_left = WorkersLeft.UNLISTED
             return None
-        observed = await self._backend.observe() or {}
-        return frozenset(worker_id for worker_id, seen in observed.items() if seen.alive)
+        observed = await self._backend.observe()
+        if observed is None:
+            self._workers_left = WorkersLeft.UNLISTED
+            return None
+        left = frozenset(worker_id for worker_id, seen in observed.items() if seen.alive)
+        if left and self._config.ends_workers:
+            self._workers_left = WorkersLeft.NOT_ENDED
+        return left
 
     async def _workers_to_end(self) -> Mapping[str, Observed] | None:
         """Return the workers that end with this controller; None if they outlive it or are not known.
@@ -271,7 +284,12 @@ class Controller:
             await asyncio.sleep(LIST_POLL_SECONDS)
         if self._leads() and (observed := await self._backend.observe()) is not None:
             return observed
-        log.warning("workers are left to the next controller: another one leads, or the backend does not list them")
+        if self._leads():
+            log.warning("workers are left to the next controller: the backend does not list them")
+            self._workers_left = WorkersLeft.UNLISTED
+        else:
+            log.warning("workers are left to the next controller: this one does not lead")
+            self._workers_left = WorkersLeft.NOT_LEADING
         return None
 
     @property

@@ -21,6 +21,7 @@ from queue_engine.crypto.sealing import new_secret_key
 from queue_engine.crypto.secret_files import FILE_SUFFIX, secret_from
 from queue_engine.domain.agent_protocol import CONTAINER_COMMAND, END_MARGIN_SECONDS
 from queue_engine.domain.errors import EngineError
+from queue_engine.domain.workers_left import WorkersLeft
 from queue_engine.local.embedded import EmbeddedStore, EmbeddedStoreError
 from queue_engine.net.ports import free_port, is_free
 from queue_engine.processes.bounded_log import BoundedLog
@@ -46,6 +47,29 @@ _OF_CONTAINER_PLATFORMS = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH
 """Variables of the controller by which it finds the container engine or the cluster."""
 AGENT_PORT_OFFSET = 3
 """Distance of the port for agents in containers from the API's, after the ports of the metrics."""
+EXIT_LEFT = 1
+"""Exit status of an `up` that has ended, and has not removed all that it made on the container platform."""
+
+
+@dataclass(frozen=True)
+class _Platform:
+    """A platform of containers, in words for a person."""
+
+    name: str
+    workers: str
+    list_command: str
+    """Lists the workers of all engines on the platform, because the names of one are not known without its store."""
+
+
+PLATFORMS = {
+    "docker": _Platform(
+        "the container engine", "containers of workers", "docker ps --all --filter label=queue-engine/worker"
+    ),
+    "kubernetes": _Platform(
+        "the cluster", "pods of workers", "kubectl get pods --all-namespaces --selector queue-engine/worker"
+    ),
+}
+"""The platforms of the backends whose workers outlive their controller."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +91,7 @@ async def run_up(options: UpOptions, say: Callable[[str], None] | None = None) -
     """Run all processes until SIGINT or SIGTERM; return the exit status.
 
     All processes have ended when it returns or raises. A second signal kills them at once. Raises EngineError if a
-    process cannot start.
+    process cannot start. The status is EXIT_LEFT if containers of workers may be left.
     """
     stack = _Stack(options, say or _say)
     ended = _Ended(stack)
@@ -78,9 +102,11 @@ async def run_up(options: UpOptions, say: Callable[[str], None] | None = None) -
     except (EmbeddedStoreError, ProgramError) as error:
         raise EngineError(str(error)) from error
     finally:
-        await stack.stop()
+        left = await stack.stop()
+    if left is not None:
+        stack.say(f"warning: {left}")
     stack.say("stopped")
-    return 0
+    return 0 if left is None else EXIT_LEFT
 
 
 class _Ended:
@@ -147,13 +173,32 @@ class _Stack:
         self.say("starting: " + ", ".join(ROLES))
         self._greet(await self._api_notice(), api_key, metrics_ports)
 
-    async def stop(self) -> None:
+    async def stop(self) -> str | None:
+        """Stop all processes; return a warning for the person at the terminal if workers may be left, else None."""
+        statuses: Mapping[str, int | None] = {}
         if self._supervisor is not None:
-            await self._supervisor.stop(ROLES_BY_USE if self._runs_containers else ROLES)
+            statuses = await self._supervisor.stop(ROLES_BY_USE if self._runs_containers else ROLES)
             await self._supervisor.aclose()
         if self._store is not None:
             await self._store.stop()
         self._notice.close()
+        return self._workers_left(statuses.get("controller"))
+
+    def _workers_left(self, status: int | None) -> str | None:
+        """Return what may be left, why, and what to do, by the exit status of the controller. None: nothing is left."""
+        platform = PLATFORMS.get(self._options.environment.get("QUEUE_ENGINE_BACKEND", ""))
+        if platform is None or not status:
+            return None
+        reasons: dict[int, str] = {
+            WorkersLeft.UNLISTED: f"{platform.name} did not list them",
+            WorkersLeft.NOT_ENDED: f"{platform.name} did not end them",
+            WorkersLeft.NOT_LEADING: "another controller leads, or the store did not respond",
+        }
+        reason = reasons.get(status, "the controller ended before it had removed them")
+        return (
+            f"{platform.workers} may be left: {reason} (logs: {self._data_dir / 'logs' / 'controller.log'}). To remove "
+            f"them, start `up` again while {platform.name} responds, and end it. To list them: {platform.list_command}"
+        )
 
     def kill(self) -> None:
         if self._supervisor is not None:
@@ -169,7 +214,7 @@ class _Stack:
 
     @property
     def _runs_containers(self) -> bool:
-        return self._options.environment.get("QUEUE_ENGINE_BACKEND") in ("docker", "kubernetes")
+        return self._options.environment.get("QUEUE_ENGINE_BACKEND") in PLATFORMS
 
     @property
     def base_url(self) -> str:

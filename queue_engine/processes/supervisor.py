@@ -123,17 +123,21 @@ class Supervisor:
         """Return the programs that were started and not stopped, in the order of their start."""
         return {name: kept.state() for name, kept in self._kept.items()}
 
-    async def stop(self, names: Iterable[str] | None = None) -> None:
+    async def stop(self, names: Iterable[str] | None = None) -> dict[str, int | None]:
         """Stop these programs one by one, in this order; without names all of them, the last started first.
 
-        Each gets SIGTERM, and SIGKILL after its grace period. Returns when all their processes have ended. Names of
-        programs that do not run are ignored. Safe to call twice.
+        Each gets SIGTERM, and SIGKILL after its grace period. When all their processes have ended, return the status
+        with which each has ended last; a signal is negative, and None a program that never ran. Names of programs that
+        are not kept running are ignored. Safe to call twice.
         """
+        statuses: dict[str, int | None] = {}
         for name in list(reversed(self._kept) if names is None else names):
             kept = self._kept.get(name)
             if kept is not None:
                 await kept.stop()
                 self._kept.pop(name, None)
+                statuses[name] = kept.last_status
+        return statuses
 
     def kill(self) -> None:
         """Kill all programs, for the second Ctrl-C. A running or later `stop` returns without a grace period."""
@@ -211,6 +215,7 @@ class _Kept:
         self.task: asyncio.Task[None] | None = None
         self.restarts = 0
         self.last_exit: str | None = None
+        self.last_status: int | None = None
         self.spawn_error = ""
 
     def state(self) -> ProgramState:
@@ -220,7 +225,7 @@ class _Kept:
         """Wait until the program has ended, and return the reason; if it could not be started, return the error."""
         if self.group is None:
             return self.spawn_error
-        status = await self.group.wait()
+        self.last_status = status = await self.group.wait()
         self.group = None
         return describe_exit(self.program.name, status)
 

@@ -10,6 +10,7 @@ import pytest
 from queue_engine.controller.controller import Controller, ControllerConfig
 from queue_engine.controller.log_followers import LogFollowers
 from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
+from queue_engine.domain.workers_left import WorkersLeft
 from queue_engine.store.store import Store
 from tests.integration.parts import TENANT, new_endpoint
 from tests.scripted_backend import ScriptedBackend
@@ -32,8 +33,9 @@ async def controller_on(
     *,
     ends_workers: bool = False,
     make_output: Callable[[], LogFollowers | None] = lambda: None,
+    left: WorkersLeft | None = None,
 ) -> AsyncIterator[None]:
-    """A controller that runs, and is stopped at the end."""
+    """A controller that runs, and is stopped at the end. It must return `left`."""
     settings = ControllerConfig(
         controller_id=name,
         jobs_redis_url=store.url,
@@ -55,7 +57,7 @@ async def controller_on(
         yield
     finally:
         controller.stop()
-        await running
+        assert await running is left
 
 
 async def all_run(backend: ScriptedBackend, count: int = WORKERS) -> set[str]:
@@ -108,9 +110,27 @@ async def test_a_controller_that_shall_end_its_workers_drains_them_and_removes_t
     store: Store, backend: ScriptedBackend
 ) -> None:
     endpoint_id = await new_endpoint(store, workers=WORKERS)
-    async with controller_on(store, backend, "only", ends_workers=True):
+    async with controller_on(store, backend, "only", ends_workers=True, left=WorkersLeft.NOT_ENDED):
         before = await all_run(backend)
         backend.lost = {min(before)}
     assert set(backend.stopping) == before
     assert set(backend.running) == backend.lost
     assert {worker.worker_id for worker in await store.workers.of_endpoint(endpoint_id)} == backend.lost
+
+
+async def test_records_stay_if_the_backend_lists_no_workers_after_they_were_stopped(
+    store: Store, backend: ScriptedBackend
+) -> None:
+    endpoint_id = await new_endpoint(store, workers=WORKERS)
+
+    async def go_away_while_workers_end() -> None:
+        await wait_until_async(lambda: len(backend.stopping) == WORKERS, message="the workers are not stopped")
+        backend.listed = False
+        backend.finish_drains()
+
+    async with controller_on(store, backend, "only", ends_workers=True, left=WorkersLeft.UNLISTED):
+        before = await all_run(backend)
+        backend.stuck = before
+        going_away = asyncio.create_task(go_away_while_workers_end())
+    await going_away
+    assert {worker.worker_id for worker in await store.workers.of_endpoint(endpoint_id)} == before

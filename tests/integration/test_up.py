@@ -22,6 +22,7 @@ from yottaml.skywalker import SkywalkerTaskApi
 
 from queue_engine.crypto.sealing import new_secret_key
 from queue_engine.local.embedded import read_store_url
+from queue_engine.local.up import EXIT_LEFT
 from queue_engine.net.ports import machine_addresses
 from queue_engine.processes.memory import available_memory
 from queue_engine.rules.hosts import is_loopback
@@ -261,6 +262,27 @@ def test_a_second_signal_ends_workers_that_drain_too(tmp_path: Path) -> None:
         wait_until(lambda: "\nstopping" in up.program.output())
         up.program.signal(signal.SIGINT)
         up.program.wait(30)
+        assert up.processes() == []
+    finally:
+        up.end()
+
+
+def test_ctrl_c_names_workers_that_may_be_left_while_the_container_engine_is_away(tmp_path: Path) -> None:
+    up = Up(
+        tmp_path,
+        *("--backend", "docker"),
+        DOCKER_HOST=f"unix://{tmp_path}/no-engine.sock",
+        QUEUE_ENGINE_AGENT_HOST="127.0.0.1",
+        QUEUE_ENGINE_LEADER_LEASE_SECONDS="1",
+    )
+    try:
+        up.wait_until_up()
+        up.program.signal(signal.SIGINT)
+        assert up.program.wait(120) == EXIT_LEFT
+        end = up.program.output().partition("\nstopping")[2]
+        assert "may be left: the container engine did not list them" in end
+        assert "start `up` again" in end
+        assert "docker ps --all --filter label=queue-engine/worker" in end
         assert up.processes() == []
     finally:
         up.end()
