@@ -42,6 +42,7 @@ from queue_engine.net.ports import LOOPBACK, free_port, is_free
 from queue_engine.processes.bounded_log import BoundedLog
 from queue_engine.processes.interpreter import python_path
 from queue_engine.processes.process_groups import end_processes, own_processes, passed_on
+from queue_engine.processes.progress import Progress
 from queue_engine.processes.supervisor import Program, ProgramError, ProgramExit, Supervisor, log_exit
 from queue_engine.processes.tether import tether_command
 
@@ -109,7 +110,10 @@ class EmbeddedStore:
         return self._files.server_pid()
 
     async def start(self, timeout_seconds: float = START_SECONDS) -> str:
-        """Start the server, wait until it responds and return its URL. Loading data does not count for the timeout.
+        """Start the server, wait until it responds and return its URL.
+
+        The timeout begins again while the server loads data, and if it has made progress, because the machine may be
+        loaded.
 
         A server of an earlier run with this directory is ended first. Raises EmbeddedStoreError if the extra is not
         installed, the directory cannot be used or is in use, or the server does not start.
@@ -189,6 +193,8 @@ class EmbeddedStore:
     async def _wait_until_ready(self, port: int, password: str, timeout_seconds: float) -> None:
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout_seconds
+        progress = Progress(self._files.log.path)
+        progress.look(self._pid())
         while True:
             answer = await probe(port, password)
             if answer.state is StoreState.READY:
@@ -196,8 +202,13 @@ class EmbeddedStore:
             if answer.state is StoreState.LOADING:
                 self._report(answer.loaded_percent)
                 deadline = clock() + timeout_seconds
+            elif clock() > deadline and progress.look(self._pid()):
+                deadline = clock() + timeout_seconds
             self._check_it_starts(overdue=clock() > deadline)
             await asyncio.sleep(_PROBE_PAUSE_SECONDS)
+
+    def _pid(self) -> int | None:
+        return self._supervisor.states()[_NAME].pid if self._supervisor is not None else None
 
     def _report(self, loaded_percent: float) -> None:
         if self._on_loading is not None:

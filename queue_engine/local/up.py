@@ -8,6 +8,7 @@ import secrets
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,11 +29,17 @@ from queue_engine.processes.bounded_log import BoundedLog
 from queue_engine.processes.interpreter import python_command, python_path
 from queue_engine.processes.orphans import become_subreaper
 from queue_engine.processes.process_groups import passed_on
+from queue_engine.processes.progress import Progress
 from queue_engine.processes.start_notice import NOTICE_VARIABLE, Facts, NoticePipe
 from queue_engine.processes.supervisor import OrphanPolicy, Program, ProgramError, ProgramExit, Supervisor
 from queue_engine.rules.hosts import bracketed, is_loopback
 
 READY_SECONDS = 60.0
+"""Time without progress after which the start of the API is given up."""
+LOOK_SECONDS = 1.0
+"""Interval at which the progress of the API's start is looked at."""
+FIRST_WORD_SECONDS = 10.0
+"""Time after which a person at the terminal reads what the start waits for. The time until the next word doubles."""
 WORKER_GRACE_SECONDS = 10.0
 """Time for which tasks may continue after Ctrl-C, unless QUEUE_ENGINE_WORKER_GRACE_SECONDS is set."""
 CONTROLLER_MARGIN_SECONDS = 10.0
@@ -355,18 +362,27 @@ class _Stack:
     # Watching
 
     async def _api_notice(self) -> Facts:
-        """Wait until the API serves, and return what it tells. Raises EngineError if a process ends before."""
+        """Wait until the API serves, and return what it tells.
+
+        Raises EngineError if a process ends before, or if the API makes no progress.
+        """
         notice = asyncio.create_task(self._notice.first())
         failure = asyncio.create_task(self._role_ended.wait())
+        slow_start = _SlowStart(BoundedLog(self._data_dir / "logs" / "api.log"), self.say)
         try:
-            await asyncio.wait((notice, failure), timeout=READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            self._check_none_failed()
-            if not notice.done():
-                raise EngineError(f"the API does not serve after {READY_SECONDS:g} s: see {self._data_dir / 'logs'}")
+            while not notice.done():
+                await asyncio.wait((notice, failure), timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                self._check_none_failed()
+                if not notice.done():
+                    slow_start.look(self._pid_of("api"))
             return notice.result()
         finally:
             notice.cancel()
             failure.cancel()
+
+    def _pid_of(self, name: str) -> int | None:
+        state = self._supervisor.states().get(name) if self._supervisor is not None else None
+        return None if state is None else state.pid
 
     def _check_none_failed(self) -> None:
         """Raise EngineError if a program has ended during the start, because waiting would not help."""
@@ -438,6 +454,40 @@ Ctrl-C stops everything."""
         if allowed is None:
             reason = "there is a second tenant" if self._allows_loopback else "--host is not loopback"
         return f"to public addresses only: {reason}"
+
+
+class _SlowStart:
+    """A start of the API that takes long: `look` says what it waits for, and gives it up when it makes no progress."""
+
+    def __init__(
+        self, log: BoundedLog, say: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._log = log
+        self._say = say
+        self._clock = clock
+        self._progress = Progress(log.path)
+        self._began = self._went_on = clock()
+        self._next_word_seconds = FIRST_WORD_SECONDS
+
+    def look(self, pid: int | None) -> None:
+        """Look at the process. Raises EngineError if it has made no progress for READY_SECONDS."""
+        now = self._clock()
+        if self._progress.look(pid):
+            self._went_on = now
+        seconds = now - self._began
+        if now - self._went_on >= READY_SECONDS:
+            raise EngineError(
+                f"the API (process {pid}) does not serve after {seconds:.0f} s, and has made no progress for "
+                f"{now - self._went_on:.0f} s. {self._state()}"
+            )
+        if seconds >= self._next_word_seconds:
+            self._next_word_seconds *= 2
+            self._say(f"waiting for the API (process {pid}) for {seconds:.0f} s. {self._state()}")
+
+    def _state(self) -> str:
+        used = f"It has used {self._progress.processor_seconds:.1f} s of processor time"
+        lines = self._log.last_lines(1)
+        return f"{used}. The end of {self._log.path}: {lines[0]}" if lines else f"{used}, and {self._log.path} is empty"
 
 
 def _example_worker() -> str:
