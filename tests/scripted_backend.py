@@ -52,6 +52,8 @@ class ScriptedBackend:
     """The workers whose end takes until `finish_drains`, even by force."""
     listed: bool = True
     """False if the platform has not been listed yet."""
+    problem: str | None = None
+    """Why the platform does not respond."""
     outlives_controller: bool = False
     agents_over_https: bool = False
     max_starting: int = 100

@@ -182,6 +182,16 @@ class ListsInParts(Protocol):
         ...
 
 
+@runtime_checkable
+class TellsProblem(Protocol):
+    """The part of a backend whose platform may stop responding while its workers go on."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why the platform does not respond, for the owners of endpoints; None while it does. From memory."""
+        ...
+
+
 class Backend(Protocol):
     """Starts, ends and lists workers. The controller makes all decisions.
 

@@ -54,6 +54,7 @@ async def serve_controller(settings: ControllerSettings) -> int:
                 store.workers,
                 store.checks,
                 store.credentials,
+                store.platform_note,
                 backend,
                 store.now_ms,
                 leads=leads,

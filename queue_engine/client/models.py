@@ -175,6 +175,8 @@ class EndpointInfo(View):
     webhook: str | None = None
     webhook_secret: str | None = None
     """Only in the response that creates the endpoint."""
+    error: str | None = None
+    """Why no worker runs. Only in the response that shows this endpoint alone."""
 
 
 class WorkerInfo(View):

@@ -20,6 +20,7 @@ from queue_engine.backends.base import (
     Observed,
     Phase,
     RegistryCredential,
+    TellsProblem,
     WorkerSpec,
 )
 from queue_engine.controller.ends import Ends
@@ -67,6 +68,8 @@ MIN_GAP_SECONDS = 2.5
 STARTING_SILENCE_SECONDS = 60.0
 """Minimum silence that counts while many workers start, and for `silence_seconds` afterwards, because starts slow down
 the agents on the same machine."""
+NOTE_SECONDS = 10.0
+"""Interval at which it is noted again that the backend's platform does not respond. The note expires later."""
 WAITS_FOR_START = "waits for its start"
 
 
@@ -113,6 +116,12 @@ class Credentials(Protocol):
     """The part of the credential store that reconciling uses."""
 
     async def open(self, tenant: str, credential_id: int) -> RegistryAuth | None: ...
+
+
+class PlatformNote(Protocol):
+    """The note for the owners of endpoints."""
+
+    async def write(self, problem: str | None) -> None: ...
 
 
 class ContainerOutput(Protocol):
@@ -173,6 +182,7 @@ class Reconciler:
         workers: Workers,
         checks: Checks,
         credentials: Credentials,
+        platform_note: PlatformNote,
         backend: Backend,
         store_now_ms: Callable[[], Awaitable[int]],
         *,
@@ -185,6 +195,7 @@ class Reconciler:
         self._workers = workers
         self._checks = checks
         self._credentials = credentials
+        self._platform_note = platform_note
         self._backend = backend
         self._store_now_ms = store_now_ms
         self._leads = leads
@@ -205,6 +216,9 @@ class Reconciler:
         self._waits_for_list: set[str] = set()
         """Endpoints with workers that may exist in one of these parts."""
         self._waits_for_backend = False
+        self._noted_problem: str | None = ""
+        """The problem of the platform that was noted last; empty before the first note of this leader."""
+        self._note_again_at = math.inf
         self._unplanned: set[str] = set()
         """Endpoints to look at, until a round has set their next look."""
         self._hastened: set[Partition] = set()
@@ -219,6 +233,8 @@ class Reconciler:
         ending = self._ends.in_progress()  # before the observation, which shows these workers as they were
         observed = await self._backend.observe()
         self._note_backend(observed)
+        if self._leads():
+            await self._note_platform()
         if observed is None or not self._leads():
             return 0
         store_now_ms = await self._store_now_ms()
@@ -321,6 +337,16 @@ class Reconciler:
         if waits and not self._waits_for_backend:
             log.warning("the backend has not listed its workers yet: no worker is started or stopped until it has")
         self._waits_for_backend = waits
+
+    async def _note_platform(self) -> None:
+        """Note why the platform does not respond: an endpoint that is created then has no worker with a reason."""
+        problem = self._backend.problem if isinstance(self._backend, TellsProblem) else None
+        now = self._clock()
+        if problem == self._noted_problem and now < self._note_again_at:
+            return
+        await self._platform_note.write(problem)
+        self._noted_problem = problem
+        self._note_again_at = math.inf if problem is None else now + NOTE_SECONDS
 
     def _note_round(self, now: float, store_now_ms: int) -> None:
         # After a step back of the clock the planned looks would be late by the step.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from queue_engine.domain.endpoints import DesiredState, EndpointStatus, endpoint_status
+from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointStatus, endpoint_status
 from queue_engine.domain.tasks import SUSPECT_AFTER, Attempt, TaskState
 from queue_engine.domain.workers import Worker, WorkerStatus
 
@@ -149,22 +149,37 @@ class Crew:
         return now_ms - latest > self.silence_seconds * 1000
 
 
-def waiting_of(facts: WaitFacts, crew: Crew, *, store_problem: str = "", shows_workers: bool = True) -> Waiting:
+def waiting_of(
+    facts: WaitFacts, crew: Crew, *, store_problem: str = "", platform_problem: str = "", shows_workers: bool = True
+) -> Waiting:
     """Return the reason for which a task waits.
 
-    `store_problem` is the reason for which the store refuses writes, empty if it takes them. With `shows_workers` False
-    the message has no error of a worker, because the caller must not read workers.
+    `store_problem` is the reason for which the store refuses writes, empty if it takes them. `platform_problem` is the
+    reason for which the platform of the workers does not respond, empty if it does. With `shows_workers` False the
+    message has no error of a worker or the platform, because the caller must not read workers.
     """
     errors = crew.newest_error() if shows_workers else ""
+    platform = _cut(platform_problem) if shows_workers else ""
     return (
         _of_store(facts, store_problem)
         or _of_time(facts)
         or _of_endpoint(facts, crew, errors)
-        or _of_workers(facts, crew, errors)
+        or _of_workers(facts, crew, errors, platform)
         or _of_suspicion(facts)
         or _of_rate_limit(facts)
         or _of_queue(facts, crew)
     )
+
+
+def problem_of(endpoint: Endpoint, crew: Crew, *, platform_problem: str) -> str | None:
+    """Return why an endpoint has no running worker; None if it has one, should have none, or the reason is not known.
+
+    That is the error of the worker that was started last or, without one, the problem of the platform.
+    """
+    wants_workers = endpoint.desired is DesiredState.RUNNING and endpoint.config.workers > 0
+    if not wants_workers or endpoint.running_workers:
+        return None
+    return crew.newest_error() or _cut(platform_problem) or None
 
 
 def _because(facts: WaitFacts, code: WaitingCode, message: str, until_ms: int | None = None) -> Waiting:
@@ -217,23 +232,28 @@ def _of_endpoint(facts: WaitFacts, crew: Crew, error: str) -> Waiting | None:
     return None
 
 
-def _of_workers(facts: WaitFacts, crew: Crew, error: str) -> Waiting | None:
+def _of_workers(facts: WaitFacts, crew: Crew, error: str, platform: str) -> Waiting | None:
     if crew.running(facts.now_ms):
         return None
     starting = [one for one in crew.workers if one.status in (WorkerStatus.INITIALIZING, WorkerStatus.FAILED)]
     if starting:
         who = "The only worker is" if len(starting) == 1 else f"None of {len(starting)} workers is"
         not_ready = "not ready yet" if len(starting) == 1 else "ready yet"
+        reason = error or platform
         return _because(
-            facts, WaitingCode.WORKERS_STARTING, f"{who} {not_ready}: {error}" if error else f"{who} {not_ready}."
+            facts, WaitingCode.WORKERS_STARTING, f"{who} {not_ready}: {reason}" if reason else f"{who} {not_ready}."
         )
     silent = [one for one in crew.workers if one.status is WorkerStatus.RUNNING]
     if silent:
         quiet_ms = facts.now_ms - max(one.last_heartbeat_at_ms or one.created_at_ms for one in silent)
         who = counted(len(silent), "worker")
         message = f"No worker runs: the latest report of {who} came {length(quiet_ms)} ago."
+        if platform:
+            message = f"{message[:-1]}, and {platform}"
     elif facts.wanted_workers:
         message = f"No worker runs or starts, of {facts.wanted_workers} that the endpoint should have."
+        if platform:
+            message = f"{message[:-1]}: {platform}"
     else:
         message = "The endpoint has 0 workers."
     return _because(facts, WaitingCode.NO_WORKERS, message)

@@ -72,7 +72,12 @@ class Engine:
         self.deliveries = Deliveries(store.tasks, store.deliveries, store.given_up, store.recoveries, self.audit)
         self.queries = Queries(store.tasks, store.workers, store.logs)
         self.waiting = WaitingReasons(
-            store.tasks, store.workers, store.check_records, agent_times.lease, monotonic=monotonic
+            store.tasks,
+            store.workers,
+            store.platform_note,
+            store.check_records,
+            agent_times.lease,
+            monotonic=monotonic,
         )
         self.task_lists = TaskLists(store.task_scan, self.queries, Cursors(secret_keys))
         self.waits = Waits(self.queries, store.task_watch, wait_limits)

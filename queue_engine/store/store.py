@@ -41,6 +41,7 @@ from queue_engine.store.one_tenant import OneTenant
 from queue_engine.store.operation_steps import OperationSteps
 from queue_engine.store.operations import OperationStore
 from queue_engine.store.outbox.outbox import DEFAULT_MAX_AGE_MS, Outbox
+from queue_engine.store.platform_note import PlatformNote
 from queue_engine.store.processes import Processes, process_name
 from queue_engine.store.queue import TaskQueue
 from queue_engine.store.recoveries import RecoveryStore
@@ -172,6 +173,7 @@ class Store:
         self.usage = UsageStore(self.scripts, self.partitions, self.endpoints.index)
         self.leadership = Leadership(self.scripts)
         self.one_tenant = OneTenant(self.redis)
+        self.platform_note = PlatformNote(self.redis)
         self.logs = LogStore(self._logs, self._scripts_over(self._logs), self.partitions)
         self.header_sealing = HeaderSealing(self.redis, self.tasks)
         self.processes = Processes(self.redis, self.data_format)

@@ -270,8 +270,10 @@ async def test_workers_go_on_while_the_engine_restarts(
     assert unknown.reason == "the container engine does not respond"
     with pytest.raises(EngineUnavailable):
         await backend.kill("w1")
+    assert str(backend.problem).startswith(f"the container engine at {platform.engine.url} cannot be reached: ")
     platform.engine.start()
     assert await in_phase(backend, "w1", Phase.RUNNING) == before
+    assert backend.problem is None
     await backend.stop("w1", 10)
     assert await platform.left() == []
     record_case("engine killed and started", seen=unknown.reason, recovery="the same containers run on")

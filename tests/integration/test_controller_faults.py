@@ -224,7 +224,7 @@ def _controller(store: Store, backend: FailingBackend, leading: asyncio.Event | 
     def make_reconciler(leads: Callable[[], bool]) -> Reconciler:
         if leading is not None:
             leading.set()
-        stores = (store.endpoints, store.workers, store.checks, store.credentials)
+        stores = (store.endpoints, store.workers, store.checks, store.credentials, store.platform_note)
         return Reconciler(rules, *stores, backend, store.now_ms, leads=leads)
 
     return Controller(config, store, backend, make_reconciler)

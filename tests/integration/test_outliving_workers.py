@@ -48,7 +48,7 @@ async def controller_on(
     rules = ReconcilerConfig(agent_environment=lambda _: {}, grace_seconds=0.0, silence_seconds=60.0)
 
     def make_reconciler(leads: Callable[[], bool]) -> Reconciler:
-        stores = (store.endpoints, store.workers, store.checks, store.credentials)
+        stores = (store.endpoints, store.workers, store.checks, store.credentials, store.platform_note)
         return Reconciler(rules, *stores, backend, store.now_ms, leads=leads, output=make_output())
 
     controller = Controller(settings, store, backend, make_reconciler)

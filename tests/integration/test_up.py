@@ -118,9 +118,13 @@ class Up:
 
     def role(self, name: str) -> psutil.Process:
         """The process of one role of the engine."""
-        found = [one for one in self.processes() if command_of(one).endswith(f"-m queue_engine {name}")]
+        found = self.roles(name)
         assert len(found) == 1
         return found[0]
+
+    def roles(self, name: str) -> list[psutil.Process]:
+        """The processes of one role of the engine, none while it is not started."""
+        return [one for one in self.processes() if command_of(one).endswith(f"-m queue_engine {name}")]
 
     def end(self) -> None:
         self.client.close()
@@ -267,7 +271,22 @@ def test_a_second_signal_ends_workers_that_drain_too(tmp_path: Path) -> None:
         up.end()
 
 
-def test_ctrl_c_names_workers_that_may_be_left_while_the_container_engine_is_away(tmp_path: Path) -> None:
+def test_a_slow_start_says_what_it_waits_for_and_goes_on(tmp_path: Path) -> None:
+    up = Up(tmp_path)
+    try:
+        [api] = wait_until(lambda: up.roles("api"), message="the API is not started")
+        api.suspend()
+        wait_until(
+            lambda: f"waiting for the API (process {api.pid}) for " in up.program.output() or not up.program.running,
+            message="`up` does not say what it waits for",
+        )
+        api.resume()
+        up.wait_until_up()
+    finally:
+        up.end()
+
+
+def test_an_engine_that_is_away_is_named_on_the_endpoint_and_workers_that_may_be_left_at_ctrl_c(tmp_path: Path) -> None:
     up = Up(
         tmp_path,
         *("--backend", "docker"),
@@ -277,6 +296,12 @@ def test_ctrl_c_names_workers_that_may_be_left_while_the_container_engine_is_awa
     )
     try:
         up.wait_until_up()
+        endpoint_id = create(up)
+        away = f"the container engine at unix://{tmp_path}/no-engine.sock cannot be reached: No such file or directory"
+        endpoint = f"/v2/serverless/{endpoint_id}"
+        wait_until(lambda: up.get(endpoint)["error"] == away, message="the endpoint does not say why it has no worker")
+        up.post(f"{endpoint}/tasks", {"taskId": "t1", "workerPort": 8000, "processUri": "/", "input": 1})
+        assert up.get(f"{endpoint}/tasks/t1")["waiting"]["message"].endswith(f"that the endpoint should have: {away}")
         up.program.signal(signal.SIGINT)
         assert up.program.wait(120) == EXIT_LEFT
         end = up.program.output().partition("\nstopping")[2]

@@ -208,12 +208,23 @@ class PartedBackend(ScriptedBackend):
         return {one: seen for one, seen in observed.items() if regions.get(one) not in self.away}
 
 
+class Note:
+    """The note why the platform does not respond, with all that was written."""
+
+    def __init__(self) -> None:
+        self.written: list[str | None] = []
+
+    async def write(self, problem: str | None) -> None:
+        self.written.append(problem)
+
+
 class World:
     """One installation, and the controller that leads."""
 
     def __init__(self) -> None:
         self.faults = Faults()
         self.store = Store(self.faults)
+        self.note = Note()
         self.backend = ScriptedBackend(self.faults)
         self.now = 100.0
         self.beating = True
@@ -233,6 +244,7 @@ class World:
                 self.store,
                 self.store,
                 self.store,
+                self.note,
                 self.backend,
                 self.store.time_ms,
                 leads=lambda: self.leads,
@@ -1432,3 +1444,26 @@ async def fail(world: World) -> None:
             world.backend.end(worker_id, "container exited with status 3")
     await world.round()
     assert world.worker().status is FAILED
+
+
+async def test_a_platform_that_does_not_respond_is_noted_until_it_does(world: World) -> None:
+    world.endpoint()
+    world.backend.listed, world.backend.problem = False, "the container engine cannot be reached"
+    await world.rounds(15)
+    assert world.note.written == [world.backend.problem] * 2  # once more, because the note expires
+    assert world.store.recorded == {}
+    world.backend.listed, world.backend.problem = True, None
+    await world.rounds(15)
+    assert world.note.written[2:] == [None]
+    assert world.is_as_wanted()
+
+
+async def test_a_new_leader_removes_the_note_of_an_earlier_one(world: World) -> None:
+    await world.rounds(3)
+    assert world.note.written == [None]
+
+
+async def test_a_controller_that_no_longer_leads_notes_nothing(world: World) -> None:
+    world.leads, world.backend.listed, world.backend.problem = False, False, "the container engine cannot be reached"
+    await world.rounds(3)
+    assert world.note.written == []

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from queue_engine.domain.endpoints import DesiredState
+from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.tasks import Attempt, AttemptOutcome, TaskState
 from queue_engine.domain.waiting import (
     Crew,
@@ -14,6 +14,7 @@ from queue_engine.domain.waiting import (
     WaitingCode,
     ahead_of,
     length,
+    problem_of,
     starts_per_second,
     waiting_of,
 )
@@ -206,6 +207,57 @@ def test_errors_of_workers_are_for_those_who_may_read_workers(facts: WaitFacts) 
     assert "exited with status 3" in shown.message
     assert "exited" not in hidden.message
     assert hidden.code is shown.code
+
+
+QUIET_START = replace(STARTS, error=None)
+AWAY = "the container engine at unix:///run/docker.sock cannot be reached: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("workers", "message"),
+    [
+        ([], f"No worker runs or starts, of 2 that the endpoint should have: {AWAY}"),
+        ([SILENT], f"No worker runs: the latest report of 1 worker came 42 s ago, and {AWAY}"),
+        ([QUIET_START], f"The only worker is not ready yet: {AWAY}"),
+        ([CRASHES], "The only worker is not ready yet: the container exited with status 3"),
+    ],
+)
+def test_the_problem_of_the_platform_is_the_reason_without_an_error_of_a_worker(
+    workers: list[Worker], message: str
+) -> None:
+    shown = waiting_of(QUEUED, Crew(workers), platform_problem=AWAY)
+    hidden = waiting_of(QUEUED, Crew(workers), platform_problem=AWAY, shows_workers=False)
+    assert shown.message == message
+    assert hidden.code is shown.code
+    assert "engine" not in hidden.message
+
+
+def test_a_task_before_a_running_worker_does_not_wait_for_the_platform() -> None:
+    assert waiting_of(QUEUED, Crew([RUNS]), platform_problem=AWAY).code is WaitingCode.NEXT
+
+
+def an_endpoint(*statuses: WorkerStatus, workers: int = 2, desired: DesiredState = DesiredState.RUNNING) -> Endpoint:
+    config = EndpointConfig("e", "image", ServiceMode.QUEUE, (Resource("here", "CPU", 1),), workers, 20)
+    return Endpoint("7", "t", config, desired, failed=False, created_at_ms=0, updated_at_ms=0, worker_statuses=statuses)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "workers", "platform", "problem"),
+    [
+        (an_endpoint(), [], AWAY, AWAY),
+        (an_endpoint(WorkerStatus.INITIALIZING), [QUIET_START], AWAY, AWAY),
+        (an_endpoint(WorkerStatus.FAILED), [CRASHES], AWAY, "the container exited with status 3"),
+        (an_endpoint(WorkerStatus.FAILED), [CRASHES], "", "the container exited with status 3"),
+        (an_endpoint(WorkerStatus.INITIALIZING), [QUIET_START], "", None),
+        (an_endpoint(WorkerStatus.RUNNING, WorkerStatus.FAILED), [RUNS, CRASHES], AWAY, None),
+        (an_endpoint(workers=0), [], AWAY, None),
+        (an_endpoint(desired=DesiredState.STOPPED), [], AWAY, None),
+    ],
+)
+def test_an_endpoint_without_a_running_worker_has_the_reason(
+    endpoint: Endpoint, workers: list[Worker], platform: str, problem: str | None
+) -> None:
+    assert problem_of(endpoint, Crew(workers), platform_problem=platform) == problem
 
 
 def test_a_long_error_is_shortened() -> None:

@@ -88,6 +88,12 @@ class Credentials:
         return self._kept
 
 
+class Note:
+    """The note why the platform does not respond."""
+
+    async def write(self, problem: str | None) -> None: ...
+
+
 class Workers:
     """Remembers why workers failed, and the tokens of their agents."""
 
@@ -123,7 +129,16 @@ async def _step(
         agent_environment=lambda endpoint_id: {"OF": endpoint_id}, grace_seconds=1, silence_seconds=1
     )
     reconciler = Reconciler(
-        config, endpoints, workers, Checks(), credentials, backend, now_ms, leads=lambda: True, clock=lambda: 0.0
+        config,
+        endpoints,
+        workers,
+        Checks(),
+        credentials,
+        Note(),
+        backend,
+        now_ms,
+        leads=lambda: True,
+        clock=lambda: 0.0,
     )
     await reconciler.step()
     await reconciler.aclose()

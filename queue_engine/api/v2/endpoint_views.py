@@ -121,6 +121,15 @@ class EndpointView(_EndpointSettings):
     paused: bool = Field(description="Workers begin no further tasks until the queue is resumed")
 
 
+class EndpointDetailView(EndpointView):
+    """An endpoint, and why it has no running worker."""
+
+    error: str | None = Field(
+        description="Why no worker runs: the error of the worker that was started last, or why the container engine or "
+        "the cluster does not respond; null if a worker runs, if none should, or if it is not known"
+    )
+
+
 _FIRST = ("id", "name", "image", "status", "totalWorkers", "runningWorkers", "cost", "serviceMode", "webhook")
 
 
@@ -139,6 +148,11 @@ def endpoint_view(endpoint: Endpoint, catalogue: Catalogue) -> dict[str, Any]:
         "paused": endpoint.paused,
     }
     return {name: view[name] for name in (*_FIRST, *view)}
+
+
+def endpoint_detail_view(endpoint: Endpoint, catalogue: Catalogue, error: str | None) -> dict[str, Any]:
+    """Return an EndpointDetailView."""
+    return endpoint_view(endpoint, catalogue) | {"error": error}
 
 
 def _shown(setting: Defined[Setting], endpoint: Endpoint) -> Any:

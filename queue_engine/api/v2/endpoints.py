@@ -15,11 +15,13 @@ from queue_engine.api.http.responses import Response, success
 from queue_engine.api.http.services import Services, endpoint_id_in
 from queue_engine.api.v2.endpoint_requests import CreateEndpoint, UpdateEndpoint, environment_of
 from queue_engine.api.v2.endpoint_views import (
+    EndpointDetailView,
     EndpointView,
     NewEndpointView,
     RotatedSecretView,
     WebhookSecretView,
     WorkerView,
+    endpoint_detail_view,
     endpoint_view,
     worker_view,
 )
@@ -63,7 +65,7 @@ class EndpointRoutes:
             ),
             Operation(
                 "GET", "/v2/serverless/{id}", self.get_endpoint, right=Right.VIEW, summary="Read an endpoint", tag=TAG,
-                response=Success[EndpointView], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
+                response=Success[EndpointDetailView], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
             ),
             Operation(
                 "PATCH", "/v2/serverless/{id}", self.update_endpoint, right=Right.MANAGE,
@@ -147,7 +149,9 @@ class EndpointRoutes:
 
     async def get_endpoint(self, request: Request) -> Response:
         principal = await self._services.admit(request)
-        return success(endpoint_view(await self._services.endpoint(request, principal), self._services.catalogue))
+        endpoint = await self._services.endpoint(request, principal)
+        error = await self._services.engine.waiting.of_endpoint(principal, endpoint)
+        return success(endpoint_detail_view(endpoint, self._services.catalogue, error))
 
     async def update_endpoint(self, request: Request) -> Response:
         """Workers are replaced one at a time if the change affects how they run."""

@@ -142,6 +142,11 @@ class DockerBackend:
             return None
         return {one.worker_id: one.observed(is_connected=watch.is_connected) for one in self._workers.values()}
 
+    @property
+    def problem(self) -> str | None:
+        """Why the engine does not respond: see `TellsProblem`."""
+        return None if self._open is None else self._open.watch.why_not_connected
+
     async def aclose(self, grace_seconds: float) -> None:  # noqa: ARG002 - no worker ends with its controller
         if self._open is None:
             return

@@ -42,6 +42,9 @@ Document = Mapping[str, Any]
 T = TypeVar("T")
 
 
+NO_RESPONSE = "the container engine does not respond"
+
+
 class EngineError(BackendError):
     """The engine refused a call. `status` is the HTTP status; 0 if an error followed a successful status."""
 
@@ -53,8 +56,8 @@ class EngineError(BackendError):
 class EngineUnavailable(EngineError):
     """The engine cannot be reached, or does not respond."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(0, f"the container engine cannot be reached: {message}")
+    def __init__(self, message: str, url: str = "") -> None:
+        super().__init__(0, f"the container engine{url and f' at {url}'} cannot be reached: {message}")
 
 
 class Engine(Protocol):
@@ -136,48 +139,49 @@ class AiodockerEngine:
     """
 
     def __init__(self, url: str, environment: Mapping[str, str]) -> None:
+        self._url = url
         base_url, connector = _connection(url, environment)
         self._session = aiohttp.ClientSession(connector=connector, timeout=_CALL_LIMIT)
         self._docker = _Client(url=base_url, session=self._session, connector=connector, timeout=_CALL_LIMIT)
 
     async def containers(self, label: str) -> Sequence[Document]:
         filters = json.dumps({"label": [label]})
-        with _engine_errors():
+        with self._errors():
             found = await self._docker.containers.list(all=True, filters=filters)
             return [container._container for container in found]
 
     async def inspect(self, container: str) -> Document | None:
-        with _engine_errors():
+        with self._errors():
             return await _unless_absent(self._docker.containers.container(container).show())
 
     async def create(self, name: str, config: Document) -> str:
-        with _engine_errors():
+        with self._errors():
             return (await self._docker.containers.create(config, name=name)).id
 
     async def start(self, container: str) -> None:
-        with _engine_errors():
+        with self._errors():
             await self._docker.containers.container(container).start()
 
     async def signal(self, container: str, name: str) -> None:
-        with _engine_errors(done=(404, 409)):
+        with self._errors(done=(404, 409)):
             await self._docker.containers.container(container).kill(signal=name, timeout=_CALL_LIMIT)
 
     async def stop(self, container: str, seconds: int) -> None:
         limit = aiohttp.ClientTimeout(total=seconds + CALL_SECONDS, connect=CONNECT_SECONDS)
-        with _engine_errors(done=(404,)):
+        with self._errors(done=(404,)):
             await self._docker.containers.container(container).stop(t=seconds, timeout=limit)
 
     async def ended(self, container: str) -> None:
-        with _engine_errors(done=(404,)):
+        with self._errors(done=(404,)):
             await self._docker.containers.container(container).wait()
 
     async def remove(self, container: str) -> None:
-        with _engine_errors(done=(404,)):
+        with self._errors(done=(404,)):
             await self._docker.containers.container(container).delete(force=True, v=True, timeout=_CALL_LIMIT)
 
     async def events(self, label: str) -> AsyncGenerator[Document, None]:
         filters = json.dumps({"type": ["container"], "label": [label]})
-        with _engine_errors():
+        with self._errors():
             async with self._stream("events", {"filters": filters}) as response:
                 yield {}
                 async with aclosing(_json_lines(response)) as lines:
@@ -185,28 +189,28 @@ class AiodockerEngine:
                         yield line
 
     async def image(self, name: str) -> Document | None:
-        with _engine_errors():
+        with self._errors():
             return await _unless_absent(self._docker.images.inspect(name))
 
     async def pull(self, name: str, credential: RegistryCredential | None) -> AsyncGenerator[Document, None]:
         auth = None if credential is None else {"username": credential.username, "password": credential.password}
-        with _engine_errors():
+        with self._errors():
             pulling: Any = self._docker.images.pull(name, auth=auth, stream=True)
             async with aclosing(pulling) as lines:
                 async for line in lines:
                     yield line
 
     async def network(self, name: str) -> Document | None:
-        with _engine_errors():
+        with self._errors():
             found = await _unless_absent(self._docker.networks.get(name))
             return None if found is None else await _unless_absent(found.show())
 
     async def create_network(self, config: Document) -> None:
-        with _engine_errors():
+        with self._errors():
             await self._docker.networks.create(dict(config))
 
     async def remove_network(self, name: str) -> None:
-        with _engine_errors():
+        with self._errors():
             if (found := await _unless_absent(self._docker.networks.get(name))) is None:
                 return
             # Podman does not refuse to remove a network that containers use.
@@ -220,7 +224,7 @@ class AiodockerEngine:
         asked = {"stdout": True, "stderr": True, "follow": True, "timestamps": True, "since": since_seconds}
         if last is not None:
             asked["tail"] = last
-        with _engine_errors():
+        with self._errors():
             async with self._stream(f"containers/{container}/logs", asked) as response:
                 while header := await _read(response, FRAME_HEADER_BYTES):
                     length = int.from_bytes(header[4:])
@@ -231,6 +235,21 @@ class AiodockerEngine:
     async def aclose(self) -> None:
         await self._docker.close()
         await self._session.close()
+
+    @contextmanager
+    def _errors(self, done: Sequence[int] = ()) -> Iterator[None]:
+        """Raise the errors of the client as EngineError. A status in `done` means that nothing was left to do."""
+        try:
+            yield
+        except DockerError as error:
+            if error.status == _NO_CONNECTION:
+                raise EngineUnavailable(_cause(error.__context__ or error), self._url) from error
+            if not (error.status in done or (done and (_IMPROPER_STATE in error.message or _is_absence(error)))):
+                raise EngineError(error.status, error.message) from error
+        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+            raise EngineUnavailable(_cause(error), self._url) from error
+        except (ValueError, KeyError) as error:
+            raise EngineError(0, f"the engine's response cannot be read: {error}") from error
 
     @asynccontextmanager
     async def _stream(self, path: str, params: Mapping[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -307,26 +326,19 @@ def _tls(folder: str | None) -> ssl.SSLContext:
     return context
 
 
-@contextmanager
-def _engine_errors(done: Sequence[int] = ()) -> Iterator[None]:
-    """Raise the errors of the client as EngineError. A status in `done` means that nothing was left to do."""
-    try:
-        yield
-    except DockerError as error:
-        if error.status == _NO_CONNECTION:
-            raise EngineUnavailable(error.message) from error
-        if not (error.status in done or (done and (_IMPROPER_STATE in error.message or _is_absence(error)))):
-            raise EngineError(error.status, error.message) from error
-    except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
-        raise EngineUnavailable(str(error) or type(error).__name__) from error
-    except (ValueError, KeyError) as error:
-        raise EngineError(0, f"the engine's response cannot be read: {error}") from error
-
-
 _IMPROPER_STATE = "container state improper"
 """The end of podman's message for what Docker tells by the status 409."""
 _NO_CONNECTION = 900
 """Status of aiodocker's error when it cannot connect."""
+
+
+def _cause(error: BaseException) -> str:
+    """Return why the engine cannot be reached, without its address."""
+    if isinstance(error, TimeoutError):
+        return "it does not respond"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error.strerror or str(error.os_error)
+    return str(error) or type(error).__name__
 
 
 async def _unless_absent(call: Awaitable[T]) -> T | None:

@@ -15,13 +15,16 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from queue_engine.aio import Backoff, end_tasks, wait_for_event
-from queue_engine.backends.docker.engine import Document, Engine, EngineError
+from queue_engine.backends.docker.engine import NO_RESPONSE, Document, Engine, EngineError
 from queue_engine.backends.docker.names import INSTANCE, Identity, identity_of
 
 log = logging.getLogger(__name__)
 
 LIST_SECONDS = 60.0
 """Interval at which all containers are listed although the stream of events is open."""
+LATE_SECONDS = 10.0
+"""Time after the start after which an engine that has not listed the containers does not respond. Its calls end much
+later, because a host under load takes long."""
 RECONNECT = Backoff(0.5, 15.0)
 GONE_KEPT = 1000
 """Number of removed containers whose ids are remembered, because a response from before the removal may come after
@@ -85,6 +88,7 @@ class Watch:
         self._wake = asyncio.Event()
         self._listed = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
+        self._started_at = 0.0
         self.is_connected = False
         """True if the engine has responded to the latest call."""
         self.problem: EngineError | None = None
@@ -98,11 +102,22 @@ class Watch:
     def start(self) -> None:
         """Begin to watch. Does nothing if it is running."""
         if self._running is None or self._running.done():
+            self._started_at, self.problem = asyncio.get_running_loop().time(), None
             self._running = asyncio.create_task(self._run(), name="container watch")
 
     async def until_complete(self, seconds: float) -> bool:
         """Wait until all containers were listed once; return False if that takes longer."""
         return await wait_for_event(self._listed, seconds)
+
+    @property
+    def why_not_connected(self) -> str | None:
+        """Why the engine does not respond; None if it does, or if it still has time for the first list."""
+        if self.is_connected or self._running is None:
+            return None
+        if self.problem is not None:
+            return str(self.problem)
+        is_late = asyncio.get_running_loop().time() - self._started_at > LATE_SECONDS
+        return NO_RESPONSE if is_late else None
 
     async def look_at(self, container_id: str) -> None:
         """Inspect a container now, after a call that has changed or removed it."""

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from queue_engine.backends.base import Observed, Phase
+from queue_engine.backends.docker.engine import NO_RESPONSE
 from queue_engine.backends.docker.explain import Explanation, explain, time_ms
 from queue_engine.backends.docker.names import Part
 from queue_engine.backends.docker.watch import Seen
@@ -67,7 +68,7 @@ class Worker:
         if found.phase is not Phase.ENDED and self.is_ending:
             found = Explanation(Phase.ENDING)
         if found.phase is not Phase.ENDED and not is_connected:
-            found = Explanation(Phase.UNKNOWN, "the container engine does not respond")
+            found = Explanation(Phase.UNKNOWN, NO_RESPONSE)
         return Observed(
             self.run,
             found.phase,

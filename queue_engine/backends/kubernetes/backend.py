@@ -247,6 +247,18 @@ class KubernetesBackend:
         """Names of the clusters that were not listed yet: see `ListsInParts`."""
         return frozenset(name for name, one in self._clusters.items() if not one.watch.is_complete)
 
+    @property
+    def problem(self) -> str | None:
+        """Why no cluster responds: see `TellsProblem`. While some do, workers of the others have the reason."""
+        watches = [one.watch for one in self._clusters.values()]
+        if not watches or any(one.is_connected for one in watches):
+            return None
+        problems = [one.problem for one in watches if one.problem is not None]
+        if problems:
+            return str(problems[0]) if problems[0].status == 0 else f"the cluster does not list its pods: {problems[0]}"
+        is_late = self._opened_at is not None and self._now() - self._opened_at >= LIST_WAIT_SECONDS
+        return "the cluster does not respond" if is_late else None
+
     def unlisted_reason(self, resources: Sequence[Resource] | None) -> str | None:
         """Return why a worker may exist that `observe` does not return: see `ListsInParts`."""
         if not (unlisted := self.unlisted):

@@ -152,8 +152,25 @@ async def test_nothing_is_observed_before_a_cluster_is_listed(places: FirstPlace
     assert await backend.observe() is None
     await until(lambda: here.calls["list_pods"] > 1 and there.calls["list_pods"] > 1)
     assert await backend.observe() is None
+    assert str(backend.problem).startswith("the cluster cannot be reached: ")
     here.is_away = there.is_away = False
     await wait_until_async(lambda: is_observed(backend), timeout=30)
+    assert backend.problem is None
+    await backend.aclose(0)
+
+
+async def test_a_cluster_that_neither_lists_its_pods_nor_refuses_is_a_problem(
+    places: FirstPlaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kube = FakeKube()
+    kube.held["list_pods"] = asyncio.Event()
+    backend = backend_of({"here": kube}, places)
+    await backend.observe()
+    monkeypatch.setattr(backend_module, "LIST_WAIT_SECONDS", 0.0)
+    assert backend.problem == "the cluster does not respond"
+    kube.held.pop("list_pods").set()
+    await wait_until_async(lambda: is_observed(backend), timeout=30)
+    assert backend.problem is None
     await backend.aclose(0)
 
 
