@@ -10,6 +10,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tarfile
 import tempfile
@@ -101,6 +102,16 @@ class ContainerEngine:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def suspend(self) -> None:
+        """Let the service accept connections without a response. Containers go on."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a suspended service go on."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
 
     def crash(self, containers: Sequence[str]) -> None:
         """Kill the service, and these containers while it is down, and start it: as its host's restart does.
@@ -210,11 +221,11 @@ class ContainerEngine:
         if not self.given:
             self.run("import", "--quiet", *(f"--change={one}" for one in changes), str(archive), name)
             return
-        repository, _, tag = name.rpartition(":")
         with archive.open("rb") as file:
             response = self._client.post(
                 "/images/create",
-                params={"fromSrc": "-", "repo": repository, "tag": tag, "changes": changes},
+                # The tag is in `repo`, as the command `docker import` sends it, because podman ignores `tag`.
+                params={"fromSrc": "-", "repo": name, "changes": changes},
                 content=file,
                 headers={"Content-Type": "application/x-tar"},
             )

@@ -13,6 +13,7 @@ from queue_engine.net.resolver import NoAnswer
 from queue_engine.store.redis.client import connect
 from tests.api_server import ENDPOINT, RunningApi, ScriptedLookup, running_api
 from tests.servers import StoreServer
+from tests.waiting import wait_until_async
 
 RESOURCE = ENDPOINT["resources"][0]
 
@@ -61,7 +62,7 @@ async def test_an_endpoint_is_created_and_read_back(api: RunningApi) -> None:
     shown = await api.client.get(f"/v2/serverless/{created['id']}/webhook-secret")
     assert shown.json()["data"] == {"secret": secret}
     read = await api.client.get(f"/v2/serverless/{created['id']}")
-    assert read.json() == {"message": "success", "code": 10000, "data": created}
+    assert read.json() == {"message": "success", "code": 10000, "data": created | {"error": None}}
 
 
 @pytest.mark.parametrize("mode", ["ALB", "QUEUE", "CUSTOM"])
@@ -394,6 +395,7 @@ async def test_an_endpoint_without_workers_is_changed_field_by_field(api: Runnin
     endpoint_id = await api.create_endpoint(workers=0)
     path = f"/v2/serverless/{endpoint_id}"
     before = (await api.client.get(path)).json()["data"]
+    assert before.pop("error") is None
     same = await api.client.patch(path, json={})
     assert (same.status_code, same.json()["data"]) == (200, before)
     changed = (await api.client.patch(path, json={"concurrency": 3})).json()["data"]
@@ -404,7 +406,29 @@ async def test_an_endpoint_without_workers_is_changed_field_by_field(api: Runnin
         refused = await api.client.patch(path, json={field: None, "concurrency": 9})
         assert refused.status_code == 400
         assert refused.json()["message"].startswith(f"{field}: must be ")
-    assert (await api.client.get(path)).json()["data"] == changed
+    assert (await api.client.get(path)).json()["data"] == changed | {"error": None}
+
+
+async def test_an_endpoint_without_a_running_worker_shows_the_error_of_the_newest_one_or_the_platforms_problem(
+    api: RunningApi,
+) -> None:
+    failing, empty, running = [await api.create_endpoint() for _ in range(3)]
+    away = "the container engine at unix:///run/docker.sock cannot be reached: No such file or directory"
+    await api.store.platform_note.write(away)
+    await _add_worker(api, failing, "w1", WorkerStatus.FAILED, error="container exited with status 3")
+    await _add_worker(api, running, "w1", WorkerStatus.RUNNING)
+
+    async def errors() -> list[str | None]:
+        paths = [f"/v2/serverless/{one}" for one in (failing, empty, running)]
+        return [(await api.client.get(path)).json()["data"]["error"] for path in paths]
+
+    assert await errors() == ["container exited with status 3", away, None]
+    await api.store.platform_note.write(None)
+
+    async def is_over() -> bool:
+        return await errors() == ["container exited with status 3", None, None]
+
+    await wait_until_async(is_over, message="the problem is shown after its end")
 
 
 async def test_the_queue_is_paused_and_resumed(api: RunningApi) -> None:
