@@ -13,11 +13,13 @@ from queue_engine.aio import retry_while_unavailable
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import Succeeded
+from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.keys import LEADER
 from queue_engine.store.outbox.entries import OutboxEntry
 from queue_engine.store.outbox.outbox import Outbox
 from queue_engine.store.redis.client import store_errors, unavailability
 from queue_engine.store.store import Store
+from queue_engine.store.task_source import StoreTaskSource, StoreWorkerRecord
 from queue_engine.store.tasks import Submission
 from tests.servers import valkey_binary
 from tests.store.bench import DELIVERED, SECRET_KEY, TENANT, Bench, answer, config, spec
@@ -130,6 +132,39 @@ async def test_a_read_that_waits_follows_its_queue(setup: ClusterSetup, bench: B
     await retry_while_unavailable(lambda: bench.submit("t1"), passing=unavailability)
     found = await waiting or await read()
     assert found == ["t1"]
+
+
+async def test_heartbeats_of_an_idle_agent_follow_its_slot_and_wake_it(setup: ClusterSetup, bench: Bench) -> None:
+    queue, workers = bench.agent(), bench.store.workers
+    record = StoreWorkerRecord(workers, endpoint_id=bench.endpoint_id, worker_id="a1", queue=queue)
+    await record.register()
+
+    async def report() -> object:
+        return await record.report(WorkerStatus.RUNNING, running_tasks=0, address="x:1", reason="", error="")
+
+    async def heard() -> int:
+        worker = await workers.get(bench.endpoint_id, "a1")
+        assert worker is not None
+        return worker.last_heartbeat_at_ms or 0
+
+    await report()
+    before = await heard()
+    claiming = asyncio.create_task(
+        retry_while_unavailable(lambda: StoreTaskSource(queue, is_reported=True).claim(1), passing=unavailability)
+    )
+    await asyncio.to_thread(setup.migrate_slot, setup.slot_of(bench.keys.queue))
+    await retry_while_unavailable(report, passing=unavailability)
+    assert await heard() > before
+    await retry_while_unavailable(lambda: bench.submit("t1"), passing=unavailability)
+
+    async def is_claimed() -> bool:
+        await retry_while_unavailable(report, passing=unavailability)
+        return claiming.done()
+
+    await wait_until_async(is_claimed)
+    found = claiming.result() or await queue.claim(1, block_ms=2000)
+    assert len(found) == 1
+    await record.remove()
 
 
 async def test_ends_of_watched_tasks_are_noted_after_their_slot_has_moved(setup: ClusterSetup, bench: Bench) -> None:
