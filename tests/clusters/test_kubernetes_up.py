@@ -1,5 +1,6 @@
 """`queue-engine up --backend kubernetes` as a user runs it, with real agents in pods."""
 
+import asyncio
 import json
 import signal
 import socket
@@ -16,9 +17,11 @@ import pytest
 import queue_engine
 from queue_engine.backends.docker.names import INSTANCE
 from queue_engine.domain.agent_protocol import SERVER
+from queue_engine.local.up import EXIT_LEFT
 from tests.clusters import hostile_tries
 from tests.clusters.cases import RecordCase
 from tests.clusters.hostile_in_container import IN_CONTAINER, OVER_NETWORK
+from tests.clusters.kube_gate import Gate
 from tests.clusters.kube_installation import container_id_of, processes_of
 from tests.clusters.kubernetes_cluster import Cluster, Object, missing, namespace_of
 from tests.clusters.oci_archive import Image
@@ -34,6 +37,8 @@ IMAGE = "localhost/queue-engine-test/agent-up:1"
 PLAIN = '["python3", "/app/worker_plain.py"]'
 GATED = json.dumps(["python3", "-c", Path(__file__).with_name("gated_server.py").read_text()])
 GRACE_SECONDS = 8
+AWAY_END_SECONDS = 400
+"""Limit of the end of an `up` whose cluster is or was away: longer than all limits of the controller."""
 WAIT = "import signal; signal.pause()"
 OPTIONS = ("--backend", "kubernetes")
 
@@ -465,3 +470,55 @@ def _kill_the_controller_between_tasks(up: Up, cluster: Cluster, namespace: str)
     wait_until_running(up, endpoint_id, 2)
     assert uids(cluster, namespace, endpoint_id) == before
     assert [worker["restarts"] for worker in up.get(f"/v2/serverless/{endpoint_id}/workers")] == [0, 0]
+
+
+async def test_ctrl_c_without_the_cluster_says_what_is_left_and_the_next_up_removes_it(
+    cluster: Cluster, gateway: str, tmp_path: Path, record_case: RecordCase
+) -> None:
+    with namespace_of(cluster, f"qe-away-{uuid.uuid4().hex[:6]}") as own:
+        async with Gate(cluster, tmp_path) as gate:
+            settings = settings_for(cluster, own) | {"KUBECONFIG": str(gate.kubeconfig)}
+            up = await asyncio.to_thread(SecureUp, tmp_path, gateway, **settings)
+            try:
+                first = await asyncio.to_thread(_with_a_worker, up)
+                pods = left(cluster, own)
+                assert pods
+                await gate.close()
+                end = await asyncio.to_thread(_end_while_the_cluster_is_away, up)
+                assert left(cluster, own) == pods
+                await gate.open()
+                await asyncio.to_thread(_start_and_end, up, first)
+                assert (owners(cluster, own), left(cluster, own)) == ([], []), logs(up)
+            finally:
+                await asyncio.to_thread(up.end)
+    seen = end.partition("warning: ")[2].partition(" (logs")[0]
+    record_case("Ctrl-C of up, cluster away", seen=seen, recovery="the next `up` removes all at its end")
+
+
+def _with_a_worker(up: Up) -> int:
+    up.wait_until_up()
+    endpoint_id = create(up, workers=1)
+    wait_until_running(up, endpoint_id, 1)
+    return endpoint_id
+
+
+def _end_while_the_cluster_is_away(up: Up) -> str:
+    """End `up`, after an endpoint has shown that the cluster is away; return what it has said at its end."""
+    endpoint = f"/v2/serverless/{create(up, workers=1)}"
+    # Of the worker, because the controller has listed the pods, and plans.
+    wait_until(lambda: "does not respond" in str(up.get(endpoint)["error"]), 300, message=logs(up))
+    up.program.signal(signal.SIGINT)
+    assert up.program.wait(AWAY_END_SECONDS) == EXIT_LEFT, up.program.output()
+    end = up.program.output().partition("\nstopping")[2]
+    assert "warning: pods of workers may be left: the cluster did not end them" in end
+    assert "To remove them, start `up` again while the cluster responds, and end it." in end
+    assert "kubectl get pods --all-namespaces --selector queue-engine/worker" in end
+    return end
+
+
+def _start_and_end(up: Up, endpoint_id: int) -> None:
+    up.start()
+    up.wait_until_up()
+    wait_until_running(up, endpoint_id, 1)
+    up.program.signal(signal.SIGINT)
+    assert up.program.wait(AWAY_END_SECONDS) == 0, up.program.output()

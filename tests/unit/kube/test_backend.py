@@ -167,7 +167,7 @@ async def test_a_cluster_that_neither_lists_its_pods_nor_refuses_is_a_problem(
     backend = backend_of({"here": kube}, places)
     await backend.observe()
     monkeypatch.setattr(backend_module, "LIST_WAIT_SECONDS", 0.0)
-    assert backend.problem == "the cluster does not respond"
+    assert str(backend.problem) == "the cluster does not respond"
     kube.held.pop("list_pods").set()
     await wait_until_async(lambda: is_observed(backend), timeout=30)
     assert backend.problem is None
