@@ -153,7 +153,9 @@ class Engine:
         """Run `python -m <arguments>` with `link` as its way to the store."""
         linked = link is not None and isinstance(self.store, StoreServer)
         own = {"QUEUE_ENGINE_REDIS_URL": f"redis://127.0.0.1:{link.port}/0" if linked and link else self.store.url}
-        program = Program(name, arguments, {**self._environment(), **own, **variables}, self.directory)
+        # Executed, because what it leaves is found by a variable that only an executed process shows.
+        variables = {**self._environment(), **own, **variables}
+        program = Program(name, arguments, variables, self.directory, may_fork=False)
         self._started.append(program)
         return program
 

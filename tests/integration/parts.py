@@ -7,7 +7,6 @@ import queue
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from queue_engine.crypto.sealing import Sealer, new_secret_key, parse_secret_key
 from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.tasks import NewTask, Task, TaskSpec, TaskStatus
 from queue_engine.store.store import Store
-from tests.environment import inherited
+from tests.forked import execute, program_environment, start_program
 from tests.waiting import GIVE_UP_SECONDS, wait_until, wait_until_async
 
 SECRET_KEY = new_secret_key()
@@ -33,20 +32,22 @@ def open_store(url: str) -> Store:
 
 
 class Program:
-    """`python -m …` as a process of its own, with its output in a file."""
+    """`python -m …` as a process of its own, with its output in a file. Without `may_fork` it is always executed."""
 
-    def __init__(self, name: str, arguments: tuple[str, ...], environment: Mapping[str, str], directory: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        arguments: tuple[str, ...],
+        environment: Mapping[str, str],
+        directory: Path,
+        *,
+        may_fork: bool = True,
+    ) -> None:
         self.name = name
         self.log = directory / f"{name}-{os.urandom(3).hex()}.log"
-        with self.log.open("wb") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        with self.log.open("wb") as output, open(os.devnull, "rb") as nothing:
+            start = start_program if may_fork else execute
+            self._process = start(arguments, environment, nothing.fileno(), output.fileno(), output.fileno())
 
     @property
     def pid(self) -> int:
@@ -64,7 +65,7 @@ class Program:
 
     def kill(self) -> None:
         """SIGKILL, and wait for the end."""
-        self._process.kill()
+        self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
     def wait(self, timeout: float = GIVE_UP_SECONDS) -> int:
@@ -73,12 +74,11 @@ class Program:
 
     def terminate(self) -> None:
         """SIGTERM, without a wait for the end."""
-        self._process.terminate()
+        self._process.send_signal(signal.SIGTERM)
 
     def stop(self) -> int:
         """SIGTERM, and the exit status; SIGKILL when it does not end."""
-        if self.running:
-            self._process.terminate()
+        self.terminate()
         try:
             return self.wait()
         except subprocess.TimeoutExpired:
@@ -93,8 +93,7 @@ class Programs:
         self._directory = directory
         self._started: list[Program] = []
         self._environment = {
-            **inherited(),
-            "PYTHONPATH": str(Path(__file__).parents[2]),
+            **program_environment(),
             "QUEUE_ENGINE_REDIS_URL": store_url,
             "QUEUE_ENGINE_SECRET_KEY": secret_key,
             "QUEUE_ENGINE_WEBHOOK_ALLOW": "127.0.0.0/8",

@@ -1,27 +1,19 @@
 """`queue-engine agents key` as an operator runs it, and the agent that gets the key."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 from queue_engine.crypto.sealing import endpoint_keys_text, new_secret_key, parse_secret_key
 from queue_engine.domain.tasks import TaskState
 from queue_engine.store.store import Store
-from tests.environment import inherited
+from tests.forked import run_command
 from tests.integration.parts import SECRET_KEY, HttpServer, Programs, ended, new_endpoint, submit
 
 HEADERS = {"X-Any": "canary-31c9"}
 
 
 def run(url: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "queue_engine", "agents", "key", *arguments, "--redis-url", url],
-        env={**inherited(), "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_command(("queue_engine", "agents", "key", *arguments, "--redis-url", url), environment)
 
 
 async def test_an_agent_with_the_key_in_a_file_runs_tasks_with_headers(

@@ -4,7 +4,6 @@ import asyncio
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import psutil
 import pytest
 
 from tests.api_server import RunningApi
-from tests.environment import inherited
+from tests.forked import program_environment, run_command
 from tests.integration.parts import Program
 from tests.integration.test_up import API_KEY, ECHO, Up
 from tests.ports import free_port
@@ -22,12 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def environment(url: str, key: str) -> dict[str, str]:
-    return {
-        **inherited(),
-        "PYTHONPATH": str(ROOT),
-        "QUEUE_ENGINE_URL": url,
-        "QUEUE_ENGINE_API_KEY": key,
-    }
+    return {**program_environment(), "QUEUE_ENGINE_URL": url, "QUEUE_ENGINE_API_KEY": key}
 
 
 class Console:
@@ -37,15 +31,7 @@ class Console:
         self.environment = environment(url, key)
 
     def run(self, *arguments: str, status: int = 0, given: str = "") -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "queue_engine", *arguments],
-            env=self.environment,
-            input=given,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run_command(("queue_engine", *arguments), self.environment, given=given)
         assert done.returncode == status, (arguments, done)
         assert "Traceback" not in done.stderr
         return done

@@ -1,9 +1,6 @@
 """`queue-engine config`: what a process would start with, without showing a secret."""
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,14 +9,13 @@ import pytest
 from queue_engine.config.base import secret_fields, variable_of
 from queue_engine.config.variables import PROCESSES
 from queue_engine.crypto.sealing import new_secret_key
+from tests.forked import run_command
 
 ENGINE = [name for name in PROCESSES if name != "worker-agent"]
 
 
 def shown(*arguments: str, environment: Mapping[str, str] | None = None, status: int = 0) -> str:
-    given = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2]), **(environment or {})}
-    command = [sys.executable, "-m", "queue_engine", "config", *arguments]
-    done = subprocess.run(command, env=given, capture_output=True, text=True, check=False)
+    done = run_command(("queue_engine", "config", *arguments), environment)
     assert done.returncode == status, done.stderr
     return done.stdout if status == 0 else done.stderr
 

@@ -1,7 +1,6 @@
 """`queue-engine keys` as an operator runs it."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from queue_engine.domain.audit import Action
 from queue_engine.domain.principals import Role
 from queue_engine.store.api_keys import OPERATORS, hash_of
-from tests.environment import inherited
+from tests.forked import run_command
 from tests.integration.parts import Programs, open_store, programs_on
 from tests.store.bench import config, tenant_of
 from tests.waiting import wait_until
@@ -18,14 +17,7 @@ FIRST_KEY = "configured-first-key"
 
 
 def run(url: str, *arguments: str, group: str = "keys") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "queue_engine", group, *arguments, "--redis-url", url],
-        env={**inherited(), "PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_command(("queue_engine", group, *arguments, "--redis-url", url))
 
 
 def test_creating_a_key_for_a_second_tenant_says_that_loopback_is_closed(valkey_url: str) -> None:

@@ -28,6 +28,7 @@ from queue_engine.processes.memory import available_memory
 from queue_engine.rules.hosts import is_loopback
 from queue_engine.store.api_keys import hash_of
 from tests.environment import inherited
+from tests.forked import run_command
 from tests.integration.certificates import self_signed
 from tests.integration.parts import HttpServer, Program, Reply, replies
 from tests.ports import free_port
@@ -547,14 +548,9 @@ def keys(up: Up, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """`queue-engine keys` on the store of `up`."""
     url = read_store_url(up.data_dir / "store")
     assert url is not None
-    return subprocess.run(
-        [sys.executable, "-m", "queue_engine", "keys", *arguments, "--redis-url", url],
-        env={**inherited(), "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    done = run_command(("queue_engine", "keys", *arguments, "--redis-url", url))
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def submit_status(up: Up, webhook: str) -> int:
