@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -305,8 +306,16 @@ class Stream:
         self.writer = writer
 
     @classmethod
-    async def begun(cls, port: int, key: str, path: str) -> "Stream":
-        stream = cls(*await asyncio.open_connection("127.0.0.1", port))
+    async def begun(cls, port: int, key: str, path: str, *, narrow: bool = False) -> "Stream":
+        """Send the head of a batch. Of a `narrow` connection, the buffers hold kilobytes and not megabytes."""
+        connection = socket.socket()
+        connection.setblocking(False)
+        if narrow:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            # The send buffer of the server is some segments long, and loopback has segments of 64 KiB.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+        await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
+        stream = cls(*await asyncio.open_connection(sock=connection))
         head = (
             f"POST {path} HTTP/1.1", "Host: x", f"X-Api-Key: {key}", "Content-Type: application/x-ndjson",
             "Transfer-Encoding: chunked", "", "",
@@ -425,7 +434,8 @@ async def test_a_key_that_is_revoked_in_a_stream_submits_nothing_more(valkey_url
 async def test_a_client_that_reads_nothing_holds_few_tasks_and_is_disconnected(valkey_url: str) -> None:
     async with running_api(valkey_url, read_timeout_seconds=2) as api:
         endpoint_id = await api.create_endpoint(maxQueuedTasks=1_000_000)
-        stream = await Stream.begun(api.port, api.key, path_of(endpoint_id, "?batchId=b"))
+        # Wide buffers take the results of a hundred thousand tasks, and a minute of a busy machine.
+        stream = await Stream.begun(api.port, api.key, path_of(endpoint_id, "?batchId=b"), narrow=True)
         sending = asyncio.create_task(_send_forever(stream))
         # The writes of the server no longer fit into the buffers, so it reads no further, and then gives up.
         await asyncio.wait({sending}, timeout=GIVE_UP_SECONDS)
