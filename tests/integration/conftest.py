@@ -19,6 +19,13 @@ def programs(valkey_server: StoreServer, tmp_path: Path) -> Iterator[Programs]:
 
 
 @pytest.fixture
+def executed_programs(valkey_server: StoreServer, tmp_path: Path) -> Iterator[Programs]:
+    """Programs that are never forked, for tests of a start and of what /proc shows of a process."""
+    with programs_on(valkey_server.url, tmp_path, may_fork=False) as started:
+        yield started
+
+
+@pytest.fixture
 async def store(valkey_server: StoreServer) -> AsyncIterator[Store]:
     opened = open_store(valkey_server.url)
     await opened.prepare()

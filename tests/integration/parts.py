@@ -89,7 +89,8 @@ class Program:
 class Programs:
     """Starts the engine's processes against one store, and ends them all at the end of a test."""
 
-    def __init__(self, store_url: str, directory: Path, secret_key: str = SECRET_KEY) -> None:
+    def __init__(self, store_url: str, directory: Path, secret_key: str = SECRET_KEY, *, may_fork: bool = True) -> None:
+        self._may_fork = may_fork
         self._directory = directory
         self._started: list[Program] = []
         self._environment = {
@@ -102,7 +103,8 @@ class Programs:
 
     def start(self, name: str, *arguments: str, **environment: str) -> Program:
         """Start `python -m <arguments>`; keyword arguments are further environment variables."""
-        program = Program(name, arguments, {**self._environment, **environment}, self._directory)
+        variables = {**self._environment, **environment}
+        program = Program(name, arguments, variables, self._directory, may_fork=self._may_fork)
         self._started.append(program)
         return program
 
@@ -287,9 +289,11 @@ async def ended(store: Store, endpoint_id: str, task_id: str = "task", timeout: 
 
 
 @contextmanager
-def programs_on(store_url: str, directory: Path, secret_key: str = SECRET_KEY) -> Iterator[Programs]:
+def programs_on(
+    store_url: str, directory: Path, secret_key: str = SECRET_KEY, *, may_fork: bool = True
+) -> Iterator[Programs]:
     """Programs that are all ended afterwards, whatever happens."""
-    programs = Programs(store_url, directory, secret_key)
+    programs = Programs(store_url, directory, secret_key, may_fork=may_fork)
     try:
         yield programs
     finally:

@@ -134,12 +134,17 @@ class Controllers:
         return self.current
 
 
+@pytest.fixture
+def programs(executed_programs: Programs) -> Programs:
+    return executed_programs
+
+
 @pytest.fixture(scope="module")
 def controllers(server: StoreServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controllers]:
     """A controller that is root, on a store with two tenants."""
     server.command("SADD", "{qe}:tenants", TENANT, SECOND)
     directory = tmp_path_factory.mktemp("engine")
-    with programs_on(server.url, directory) as programs:
+    with programs_on(server.url, directory, may_fork=False) as programs:
         yield Controllers(programs, directory / "workers")
 
 

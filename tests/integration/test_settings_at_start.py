@@ -28,6 +28,11 @@ SHORT_COMMANDS = {
 }
 
 
+@pytest.fixture
+def programs(executed_programs: Programs) -> Programs:
+    return executed_programs
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_process_logs_which_variables_it_does_not_know(programs: Programs, name: str) -> None:
     program = programs.start(name, *COMMANDS[name], **MISSPELLED)
