@@ -304,6 +304,13 @@ class TaskCounts:
     success: int = 0
     delivered: int = 0
     failed: int = 0
+    queued_high: int = 0
+    """The part of `queued` whose priority is high."""
+    queued_low: int = 0
+
+    @property
+    def queued_normal(self) -> int:
+        return max(0, self.queued - self.queued_high - self.queued_low)
 
     @property
     def processing(self) -> int:

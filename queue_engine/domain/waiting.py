@@ -93,6 +93,24 @@ class Line:
 
 
 @dataclass(frozen=True)
+class LaneFacts:
+    """Facts about the place of a queued task at an endpoint that has tasks in lanes."""
+
+    before: int | None
+    """Number of tasks before it in its lane; None if it waits in the plain queues."""
+    lanes: int
+    """Number of lanes of its level that take turns. The plain queues have one of the turns of the level normal."""
+    level_waiting: int
+    """Number of waiting tasks of its level, with this one."""
+    higher_waiting: int
+    """Number of waiting tasks of the levels above."""
+    key_running: int
+    """Number of tasks of its fairness key that run, or that an agent has claimed."""
+    key_limit: int
+    """Limit of the tasks of a fairness key that run; 0 without one."""
+
+
+@dataclass(frozen=True)
 class WaitFacts:
     """Facts of the store about a waiting task. Times are epoch milliseconds of the store's clock."""
 
@@ -117,7 +135,9 @@ class WaitFacts:
     latest: Attempt | None = None
     """The latest attempt of a scheduled task that has had one."""
     line: Line | None = None
-    """Place of a queued task."""
+    """Place of a queued task; None if it waits in a lane."""
+    lane: LaneFacts | None = None
+    """None if no task of the endpoint waits in a lane."""
 
 
 @dataclass(frozen=True)

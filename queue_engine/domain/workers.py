@@ -12,9 +12,11 @@ REPORTS_PER_SILENCE = 4
 """Minimum number of reports of an idle worker within the time after which it counts as silent."""
 
 
-AGENT_PROTOCOL = 2
+PAUSE_PROTOCOL = 2
+LANES_PROTOCOL = 3
+AGENT_PROTOCOL = LANES_PROTOCOL
 """Number of the rules by which agents of this version claim tasks. Agents that report no number have the first: they do
-not notice that a queue is paused or has a rate limit."""
+not notice that a queue is paused or has a rate limit. Agents with the second claim no tasks in lanes."""
 
 
 @dataclass(frozen=True)
@@ -96,5 +98,13 @@ class Worker:
     @property
     def is_outdated(self) -> bool:
         """True while its agent works and has a version that claims tasks of a paused queue."""
-        is_working = self.status is WorkerStatus.RUNNING and self.last_heartbeat_at_ms is not None
-        return is_working and self.protocol < AGENT_PROTOCOL
+        return self._is_working and self.protocol < PAUSE_PROTOCOL
+
+    @property
+    def lacks_lanes(self) -> bool:
+        """True while its agent works and has a version that claims no tasks in lanes, and does not count their ends."""
+        return self._is_working and self.protocol < LANES_PROTOCOL
+
+    @property
+    def _is_working(self) -> bool:
+        return self.status is WorkerStatus.RUNNING and self.last_heartbeat_at_ms is not None

@@ -19,6 +19,7 @@ from queue_engine.engine.destinations import AddressLookup, DestinationGuard
 from queue_engine.engine.endpoints import Endpoints
 from queue_engine.engine.key_watch import KeyWatch
 from queue_engine.engine.keys import Keys
+from queue_engine.engine.lanes_gate import LanesGate
 from queue_engine.engine.operations import TaskOperations
 from queue_engine.engine.orders import Orders
 from queue_engine.engine.patience import from_store
@@ -64,7 +65,10 @@ class Engine:
         self.key_watch = KeyWatch(store.api_keys)
         self.agent_principals = AgentPrincipals(store.agent_tokens, monotonic=monotonic)
         tenant_limits = TenantLimits(store.tenants, store.usage, store, limits, monotonic=monotonic)
-        self.submissions = Submissions(store.tasks, store.endpoints, sealer, destinations, secret_keys, tenant_limits)
+        lanes = LanesGate(store.workers, store.endpoints.index.is_complete, monotonic=monotonic)
+        self.submissions = Submissions(
+            store.tasks, store.endpoints, sealer, destinations, secret_keys, tenant_limits, lanes
+        )
         self.batches = Batches(self.submissions)
         self.audit = Audit(store.audit)
         self.orders = Orders(store.tasks, store.endpoints, self.audit)

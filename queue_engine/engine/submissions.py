@@ -37,6 +37,7 @@ from queue_engine.domain.rates import RateState
 from queue_engine.domain.tasks import SPEC_FIELDS, NewTask, TaskSpec
 from queue_engine.engine.access import check_has_access
 from queue_engine.engine.destinations import DestinationGuard
+from queue_engine.engine.lanes_gate import LanesGate
 from queue_engine.engine.patience import as_unavailable, from_store
 from queue_engine.engine.queue_limits import closed, full
 from queue_engine.engine.secret_fields import secret_errors
@@ -139,10 +140,12 @@ class Submissions:
         destinations: DestinationGuard,
         secret_keys: Sequence[bytes],
         limits: TenantLimits,
+        lanes: LanesGate,
     ) -> None:
         self._tasks = tasks
         self._endpoints = endpoints
         self._limits = limits
+        self._lanes = lanes
         self._sealer = sealer
         self._destinations = destinations
         # The first key is for the fingerprints of new tasks. Without a secret key the fingerprints are not keyed.
@@ -160,7 +163,8 @@ class Submissions:
     async def prepared(self, principal: Principal, endpoint_id: str, request: TaskRequest) -> Prepared:
         """Check a submission and take its place in the limits. `accepted` stores it.
 
-        Raises InvalidRequest, NotFound, StoreUnavailable, RateLimitReached and QuotaReached.
+        Raises InvalidRequest, NotFound, StoreUnavailable, RateLimitReached and QuotaReached, and StateConflict for a
+        task in a lane while a process of an earlier version works.
         """
         # The hot path: one script call per request, and only the checks that the request needs.
         check_has_access(principal, endpoint_id)
@@ -172,7 +176,19 @@ class Submissions:
             fingerprint = request.fingerprint(key)
         else:
             fingerprint = await asyncio.to_thread(request.fingerprint, key)
-        return Prepared(self._new_task(principal, endpoint_id, request, fingerprint), request, rates)
+        task = self._new_task(principal, endpoint_id, request, fingerprint)
+        if task.lane is not None:
+            await self._check_lanes(task)
+        return Prepared(task, request, rates)
+
+    async def _check_lanes(self, task: NewTask) -> None:
+        """Check that the task may wait in a lane. Another tenant must not learn which endpoints exist."""
+        try:
+            await self._lanes.check(task.endpoint_id)
+        except StateConflict:
+            if await from_store(self._endpoints.get(task.endpoint_id, task.tenant)) is None:
+                raise NotFound(Resource.ENDPOINT) from None
+            raise
 
     async def accepted(self, prepared: Prepared) -> Submitted:
         """Store a submission, unless its endpoint refuses it.

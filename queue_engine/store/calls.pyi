@@ -72,6 +72,7 @@ class ClaimOk:
     word: Literal["OK"]
     retried: list[tuple[bytes, dict[bytes, bytes]]]
     new: list[tuple[bytes, dict[bytes, bytes]]]
+    taken: list[tuple[bytes, dict[bytes, bytes]]]
     wait_ms: int
 
 class CreateAgentTokenOk:
@@ -241,6 +242,9 @@ class EnqueueClosed:
 
 class EnqueueFull:
     word: Literal["FULL"]
+
+class EnqueueInLane:
+    word: Literal["IN_LANE"]
 
 class EnqueueTooLate:
     word: Literal["TOO_LATE"]
@@ -938,6 +942,7 @@ class WhyQueued:
     is_paused: bool
     tokens: float | None
     starts_per_second: float | None
+    lane: list[int]
 
 class WhyOk:
     word: Literal["OK"]
@@ -1026,15 +1031,19 @@ class Scripts:
         is_turn_of_new: bool,
         retried_after: str | None,
         new_after: str | None,
+        taken_after: str | None,
     ) -> ClaimOk:
-        """Claim waiting tasks for an agent. While both queues have tasks, each gets half of the places, so that no
-        queue waits until the other one is empty. A repeated call returns the same entries. Does not wait for a task: an
-        agent without tasks waits for the bell, in the same write to the store (see bell.py). An agent that hears the
-        bell may get fewer tasks than wait, or none because another agent was faster. So a claim that is full rings for
-        the next agent, and one that leaves no task takes the bells that no agent has heard. While the queue is paused,
-        no task is claimed. With a rate limit, each claimed task takes a token from the endpoint's bucket, which is in
-        its counts. An agent that finds the bucket empty is asked to claim again after `wait_ms`, unless another agent
-        was asked and the time has not come. So an empty bucket costs one call for each token, however many agents wait.
+        """Claim waiting tasks for an agent. While both plain queues have tasks, each gets half of the places, so that
+        no queue waits until the other one is empty. If tasks wait in lanes, every eighth place is first offered to the
+        level normal and every sixty-fourth to the level low, so that neither waits until the level above is empty; each
+        other place is offered to the levels in their order. The plain queues belong to the level normal. A repeated
+        call returns the same entries. Does not wait for a task: an agent without tasks waits for the bell, in the same
+        write to the store (see bell.py). An agent that hears the bell may get fewer tasks than wait, or none because
+        another agent was faster. So a claim that is full rings for the next agent, and one that leaves no task takes
+        the bells that no agent has heard. While the queue is paused, no task is claimed. With a rate limit, each
+        claimed task takes a token from the endpoint's bucket, which is in its counts. An agent that finds the bucket
+        empty is asked to claim again after `wait_ms`, unless another agent was asked and the time has not come. So an
+        empty bucket costs one call for each token, however many agents wait.
         """
     async def create_agent_token(
         self,
@@ -1239,6 +1248,7 @@ class Scripts:
         | EnqueueNotQueue
         | EnqueueClosed
         | EnqueueFull
+        | EnqueueInLane
         | EnqueueTooLate
         | EnqueueLimited
         | EnqueueWithin
@@ -1301,9 +1311,9 @@ class Scripts:
     ) -> HoldLeadershipOk | HoldLeadershipHeld:
         """Acquire or renew the leadership of a controller."""
     async def index_endpoint(self, keys: EndpointKeys, /) -> IndexEndpointOk | IndexEndpointGone:
-        """Put an endpoint into the indexes of its partition that lack it, correct its counts, and let the controller
-        look at its workers, if it has or needs any. This is run for every endpoint again and again, so one without
-        tasks and workers takes few commands.
+        """Put an endpoint into the indexes of its partition that lack it, create its missing streams, correct its
+        counts, and let the controller look at its workers, if it has or needs any. This is run for every endpoint again
+        and again, so one without tasks and workers takes few commands.
         """
     async def index_given_up(self, keys: TaskKeys, /) -> IndexGivenUpOk:
         """Correct the entry of a task in the index of deliveries that were given up."""
@@ -1482,8 +1492,9 @@ class Scripts:
         entry_id: str,
         is_compared: bool,
     ) -> PutBackOk | PutBackStale:
-        """Put an entry back that an agent has read and cannot start: the task keeps waiting, behind no other. With a
-        rate limit, the token of the start is put back too.
+        """Put an entry back that an agent has read and cannot start: the task keeps waiting, behind no other. A task
+        that was taken out of a lane gets its place in it again. With a rate limit, the token of the start is put back
+        too.
         """
     async def put_worker(
         self,
@@ -1943,7 +1954,7 @@ class Scripts:
         If such an agent is still alive, its next read creates the consumer again.
         """
     async def unstarted(self, keys: EndpointKeys, /) -> UnstartedOk:
-        """Count the entries of an endpoint's queues that agents have read and not started."""
+        """Count the entries of an endpoint's streams that agents have read and not started."""
     async def update_credential(
         self,
         *,

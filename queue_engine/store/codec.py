@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from queue_engine.crypto.sealing import SealBroken, Sealer, SealKeyUnknown, key_named_by
+from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.tasks import (
     SPEC_FIELDS,
     TERMINAL_STATES,
@@ -235,6 +236,15 @@ def task_from(
         input=input_,
         output=result if result and succeeded else None,
     )
+
+
+COUNTS = ["queued", "running", "scheduled", "success", "delivered", "failed", "queued:0", "queued:2"]
+"""Fields of an endpoint's counts, in the order of TaskCounts."""
+
+
+def counts_from(values: Sequence[bytes | None]) -> TaskCounts:
+    """Return the numbers of tasks from the values of COUNTS."""
+    return TaskCounts(*(max(0, int(value or 0)) for value in values))
 
 
 def attempt_from(record: bytes) -> Attempt:

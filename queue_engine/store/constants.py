@@ -87,6 +87,9 @@ MAX_BELLS = 16
 """Limit of an endpoint's bells that no agent has heard. More are not needed, because an agent that leaves tasks rings
 again."""
 
+MAX_LOOKS_AT_LANES = 100
+"""Limit of the lanes without a task that may begin at which a claim looks. Each of them leaves its ring."""
+
 MAX_RUNNING_OPERATIONS = 4
 """Limit of the operations of an endpoint that run."""
 MAX_KEPT_OPERATIONS = 1000
@@ -107,6 +110,7 @@ CONSTANTS: dict[str, str | int] = {
     "LIMITED_SLACK_MS": LIMITED_SLACK_MS,
     "MAX_LIMITED_MS": MAX_LIMITED_MS,
     "MAX_BELLS": MAX_BELLS,
+    "MAX_LOOKS_AT_LANES": MAX_LOOKS_AT_LANES,
     "MAX_CANCEL_REQUESTS": MAX_CANCEL_REQUESTS,
     "CANCEL_REQUESTS_MS": CANCEL_REQUESTS_MS,
     "MAX_DELAY_MS": MAX_DELAY_MS,

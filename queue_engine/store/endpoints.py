@@ -25,13 +25,13 @@ from queue_engine.domain.endpoints import (
     RateLimit,
     Resource,
     Setting,
-    TaskCounts,
     needs_new_workers,
 )
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.rules.webhook_urls import parse_webhook
 from queue_engine.store.call_ids import new_call_id
 from queue_engine.store.calls import Scripts
+from queue_engine.store.codec import COUNTS, counts_from
 from queue_engine.store.endpoint_index import PAGE_SIZE, EndpointIndex
 from queue_engine.store.keys import ENDPOINT_IDS, Partitions
 from queue_engine.store.policies import retry_delays_of, retry_delays_text, retry_on_of, retry_on_text
@@ -39,8 +39,6 @@ from queue_engine.store.resealing import Resealed, worst
 
 MAX_REPLACED_SECRETS = 4
 """Limit of an endpoint's replaced signing secrets in their overlap. Each adds a signature of 47 bytes to a webhook."""
-
-_COUNTS = ["queued", "running", "scheduled", "success", "delivered", "failed"]
 
 
 class StateChange(StrEnum):
@@ -242,7 +240,7 @@ class EndpointStore:
             keys = self._partitions.of(endpoint_id)
             pipeline.hgetall(keys.endpoint)
             pipeline.hvals(keys.workers)
-            pipeline.hmget(keys.counts, _COUNTS)
+            pipeline.hmget(keys.counts, COUNTS)
         replies = iter(await pipeline.execute())
         found = zip(endpoint_ids, replies, replies, replies, strict=True)
         return {
@@ -468,7 +466,7 @@ def _endpoint(
         created_at_ms=int(fields["created"]),
         updated_at_ms=int(fields["updated"]),
         worker_statuses=tuple(WorkerStatus(status.decode()) for status in statuses),
-        counts=TaskCounts(**{name: max(0, int(value or 0)) for name, value in zip(_COUNTS, counts, strict=True)}),
+        counts=counts_from(counts),
     )
 
 

@@ -311,6 +311,43 @@ class EndpointKeys:
         return self._key("q") + ":bell"
 
     @cached_property
+    def lane_entries(self) -> str:
+        """Sorted set, all scores 0: `<lane> <rank><number> <task id>` for each task that waits in a lane. A lane is a
+        digit of a level and a fairness key; the rank is 0 for a task that came back, 1 for a new one."""
+        return self._key("q") + ":lane"
+
+    @cached_property
+    def lanes(self) -> str:
+        """Hash: `s:<lane>` for each lane in a ring or parked; `r:<key>`, the tasks of a fairness key that are taken out
+        of its lanes or run; `n`, the latest number of an entry; `turn`, the number of places that were served."""
+        return self._key("q") + ":lanes"
+
+    @cached_property
+    def ring_high(self) -> str:
+        """List: the fairness keys of the level's lanes that may be served, in turn."""
+        return self._key("q") + ":ring:0"
+
+    @cached_property
+    def ring_normal(self) -> str:
+        """The same; an empty text is the turn of tasks that wait in no lane."""
+        return self._key("q") + ":ring:1"
+
+    @cached_property
+    def ring_low(self) -> str:
+        return self._key("q") + ":ring:2"
+
+    @cached_property
+    def parked(self) -> str:
+        """Set: lanes that are not in a ring, because their fairness key has as many running tasks as it may."""
+        return self._key("q") + ":parked"
+
+    @cached_property
+    def turn(self) -> str:
+        """Stream, group `agents`: tasks that an agent has taken out of lanes and not started. `e` is the task's entry
+        in its lane."""
+        return self._key("q") + ":turn"
+
+    @cached_property
     def counts(self) -> str:
         """Hash: counts of the tasks by status; for each index the latest number and the gaps in its blocks."""
         return self._key("cnt")

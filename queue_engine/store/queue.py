@@ -53,10 +53,9 @@ MAX_STEPS = 20
 MAX_TOGETHER = 24
 """Limit of attempts that one script begins or ends. The store serves no other client until the script ends. If all
 attempts of an agent ended in one script, the agent would have nothing to do until then, and the store afterwards."""
-_KINDS = ("new", "retry")
-"""The words for the two queues of an endpoint."""
-_RETRY_SUFFIX = ":retry"
-_WORDS = re.compile(r"(new|retry):([0-9]{1,20}-[0-9]{1,20}):([A-Za-z0-9_]{0,255})")
+_SUFFIXES = {"retry": ":retry", "turn": ":turn"}
+"""The ends of the names of an endpoint's streams, by the words for them. The queue of new tasks has neither."""
+_WORDS = re.compile(r"(new|retry|turn):([0-9]{1,20}-[0-9]{1,20}):([A-Za-z0-9_]{0,255})")
 StreamEntry = tuple[bytes, dict[bytes, bytes]]
 """Id and fields of an entry of a stream."""
 
@@ -73,7 +72,8 @@ class Entry:
 
     def in_words(self) -> str:
         """Return the entry without its token as text, for an agent that does not use the store."""
-        return f"{_KINDS[self.stream.endswith(_RETRY_SUFFIX)]}:{self.entry_id}:{self.task_id}"
+        kind = next((word for word, suffix in _SUFFIXES.items() if self.stream.endswith(suffix)), "new")
+        return f"{kind}:{self.entry_id}:{self.task_id}"
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,9 @@ class TaskQueue:
         """The latest call of the script, which goes on when its claim is cancelled."""
         self._is_turn_of_new = False
         """True if the odd place of the next claim belongs to the new tasks."""
-        self._received = {self._keys.retry_queue: "0-0", self._keys.queue: "0-0"}
-        """The id of the latest entry of each queue that a claim has returned."""
+        streams = (self._keys.retry_queue, self._keys.queue, self._keys.turn)
+        self._received = dict.fromkeys(streams, "0-0")
+        """The id of the latest entry of each stream that a claim has returned."""
         self._none_before = 0.0
         """Monotonic time before which no entry can be abandoned."""
         self._none_queued_at = float("-inf")
@@ -168,7 +169,7 @@ class TaskQueue:
         """Monotonic time of the latest look for entries that no agent has started."""
         self._tasks_wait = asyncio.Event()
         """Set when a report has found tasks that the agent may claim."""
-        self._cursors = {self._keys.retry_queue: "0-0", self._keys.queue: "0-0"}
+        self._cursors = dict.fromkeys(streams, "0-0")
         self._cancellations = WorkerCancellations(
             CancelRequests(blocking), self._keys.partition, endpoint_id=endpoint_id, worker_id=worker_id
         )
@@ -181,8 +182,7 @@ class TaskQueue:
         if found is None:
             return None
         kind, entry_id, task_id = found.groups()
-        stream = self._keys.retry_queue if kind == _KINDS[True] else self._keys.queue
-        return Entry(stream, entry_id, task_id, token)
+        return Entry(self._keys.queue + _SUFFIXES.get(kind, ""), entry_id, task_id, token)
 
     @property
     def endpoint_id(self) -> str:
@@ -246,6 +246,7 @@ class TaskQueue:
                 is_turn_of_new=self._is_turn_of_new,
                 retried_after=self._received[self._keys.retry_queue],
                 new_after=self._received[self._keys.queue],
+                taken_after=self._received[self._keys.turn],
             )
         )
         return self._entries_of(await asyncio.shield(self._claiming))
@@ -283,12 +284,14 @@ class TaskQueue:
             is_turn_of_new=self._is_turn_of_new,
             retried_after=None,
             new_after=None,
+            taken_after=None,
         )
         return self._entries_of(reply)
 
     def _entries_of(self, reply: ClaimOk) -> list[Entry]:
         self._limited_until = time.monotonic() + reply.wait_ms / 1000 if reply.wait_ms else 0.0
-        return self._take(self._keys.retry_queue, reply.retried) + self._take(self._keys.queue, reply.new)
+        entries = self._take(self._keys.retry_queue, reply.retried) + self._take(self._keys.queue, reply.new)
+        return entries + self._take(self._keys.turn, reply.taken)
 
     def _take(self, stream: str, entries: Sequence[StreamEntry]) -> list[Entry]:
         """Return claimed entries of a stream, and note that they were received."""
@@ -365,14 +368,16 @@ class TaskQueue:
         """Return entries that this worker has claimed and not started, including those of a cancelled claim."""
         if self._claiming is not None:
             await asyncio.wait({self._claiming})  # the store may not have executed it yet
-        streams: dict[Any, Any] = {self._keys.retry_queue: "0", self._keys.queue: "0"}
         try:
-            reply = await self._blocking.xreadgroup(GROUP, self.worker_id, streams, count=1000)
+            return await self._pending()
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
-            return []
-        return _entries_read(reply)
+            return await self._pending() if await self._make_groups() else []
+
+    async def _pending(self) -> list[Entry]:
+        streams: dict[Any, Any] = dict.fromkeys(self._received, "0")
+        return _entries_read(await self._blocking.xreadgroup(GROUP, self.worker_id, streams, count=1000))
 
     async def start(self, entry: Entry, *, address: str, is_ahead: bool = False) -> Started | None:
         """Begin an attempt. Return None when the task no longer waits with this entry.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -26,10 +26,10 @@ from queue_engine.domain.tasks import (
     TaskState,
     TaskStatus,
 )
-from queue_engine.domain.waiting import Line, WaitFacts
+from queue_engine.domain.waiting import LaneFacts, Line, WaitFacts
 from queue_engine.store.call_ids import new_call_id
 from queue_engine.store.calls import Scripts
-from queue_engine.store.codec import TaskSpecs, attempt_from, latest_attempt, rest_of, task_from
+from queue_engine.store.codec import COUNTS, TaskSpecs, attempt_from, counts_from, latest_attempt, rest_of, task_from
 from queue_engine.store.keys import EndpointKeys, Partitions, TaskKeys
 from queue_engine.store.redis.connections import MAX_COPIED_BYTES, Pieces
 from queue_engine.store.resealing import Resealed
@@ -46,12 +46,15 @@ if TYPE_CHECKING:
         | calls.EnqueueNotQueue
         | calls.EnqueueClosed
         | calls.EnqueueFull
+        | calls.EnqueueInLane
         | calls.EnqueueTooLate
         | calls.EnqueueLimited
         | calls.EnqueueWithin
     )
 
 
+MAX_REMEMBERED_ENDPOINTS = 10_000
+"""Limit of the endpoints that are remembered to have a default priority."""
 PART_BYTES = 256 * 1024
 """Length of the parts in which a long input or output is read. Other calls of the store wait for one part at most."""
 
@@ -137,35 +140,37 @@ class TaskStore:
         self._scripts = scripts
         self._partitions = partitions
         self._specs = TaskSpecs(sealer)
+        self._with_default_lane: set[str] = set()
+        """Endpoints by whose default priority a task waited in a lane, so that its keys are passed at once."""
 
     async def enqueue(self, task: NewTask) -> Enqueued:
         """Accept `task` unless its endpoint refuses it. A repeated submission is accepted once."""
-        return _enqueued_by(await self._enqueueing(task))
+        return await self._enqueued(task, self._enqueueing(task))
 
     async def enqueue_all(self, tasks: Sequence[NewTask], results: list[Enqueued | Exception]) -> None:
         """Accept tasks in their order, as `enqueue` does, in shared round trips. Append a result for each.
 
         When this is cancelled, the results of the tasks before are in the list.
         """
-        replies = deque(map(self._enqueueing, tasks))
+        replies = deque((task, self._enqueueing(task)) for task in tasks)
         try:
             while replies:
                 try:
-                    results.append(_enqueued_by(await replies.popleft()))
+                    results.append(await self._enqueued(*replies.popleft()))
                 except Exception as error:  # noqa: BLE001 - it is the result of the task
                     results.append(error)
         finally:
-            for reply in replies:
+            for _, reply in replies:
                 reply.close()
 
     def _enqueueing(self, task: NewTask) -> Coroutine[Any, Any, EnqueueReply]:
         """Begin to accept a task."""
         keys = self._partitions.of(task.endpoint_id)
         spec = self._specs.encode(task.spec, task.endpoint_id, task.task_id)
-        is_plain = task.delay_seconds is None and task.run_at_ms is None and not task.spec.tags
+        is_plain = task.delay_seconds is None and task.run_at_ms is None and not task.spec.tags and task.lane is None
         return self._scripts.enqueue(
             keys.of_task(task.task_id),
-            extra=() if is_plain else (keys.partition.due, keys.tags, keys.tagged),
+            extra=() if is_plain and task.endpoint_id not in self._with_default_lane else _extra_keys(keys),
             fingerprint=task.fingerprint,
             tenant=task.tenant,
             spec_and_input=_joined(spec, task.input),
@@ -173,6 +178,16 @@ class TaskStore:
             partition_index=keys.partition.index,
             options=_options_of(task),
         )
+
+    async def _enqueued(self, task: NewTask, reply: Awaitable[EnqueueReply]) -> Enqueued:
+        """Return the result of accepting a task. The script is run again if it lacked the keys of lanes."""
+        found = await reply
+        if found.word == "IN_LANE":
+            if len(self._with_default_lane) >= MAX_REMEMBERED_ENDPOINTS:
+                self._with_default_lane.clear()
+            self._with_default_lane.add(task.endpoint_id)
+            found = await self._enqueueing(task)
+        return _enqueued_by(found)
 
     async def accepted_request(self, endpoint_id: str, task_id: str, *, max_input_bytes: int) -> AcceptedRequest | None:
         """Return the request of the task, with its input up to `max_input_bytes`; None when there is no such task."""
@@ -214,6 +229,7 @@ class TaskStore:
             return replace(
                 facts,
                 line=await self._line(endpoint_id, reply),
+                lane=_lane_facts(reply.lane),
                 is_paused=reply.is_paused,
                 tokens=reply.tokens,
                 starts_per_second=reply.starts_per_second,
@@ -236,9 +252,8 @@ class TaskStore:
 
     async def counts(self, endpoint_id: str) -> TaskCounts:
         """Return the number of tasks of the endpoint by status, in constant time."""
-        fields = ["queued", "running", "scheduled", "success", "delivered", "failed"]
-        values = await self._redis.hmget(self._partitions.of(endpoint_id).counts, fields)  # type: ignore[misc]
-        return TaskCounts(**{name: max(0, int(value or 0)) for name, value in zip(fields, values, strict=True)})
+        values = await self._redis.hmget(self._partitions.of(endpoint_id).counts, COUNTS)  # type: ignore[misc]
+        return counts_from(values)
 
     async def cancel(self, endpoint_id: str, task_id: str) -> Cancellation:
         """Cancel a task. A waiting task ends at once, a running task after the next heartbeat of its agent."""
@@ -371,6 +386,14 @@ class TaskStore:
         return self._specs.decode_public(text)
 
 
+def _lane_facts(found: Sequence[int]) -> LaneFacts | None:
+    """Return the facts of a lane in the order of why.lua."""
+    if not found:
+        return None
+    before, *others = found
+    return LaneFacts(None if before < 0 else before, *others)
+
+
 def _number_of(entry_id: str) -> int:
     """Return a number for the id of an entry whose queue is not in the order of its tasks' creation.
 
@@ -389,6 +412,12 @@ def _enqueued_by(reply: EnqueueReply) -> Enqueued:
     return _ENQUEUED[reply.word]
 
 
+def _extra_keys(keys: EndpointKeys) -> Sequence[str]:
+    """Return the keys of enqueue.lua that few tasks use."""
+    lanes = (keys.lane_entries, keys.lanes, keys.ring_high, keys.ring_normal, keys.ring_low)
+    return keys.partition.due, keys.tags, keys.tagged, *lanes
+
+
 def _options_of(task: NewTask) -> dict[str, str]:
     """Return the arguments of enqueue.lua that few tasks have."""
     options = {
@@ -398,6 +427,7 @@ def _options_of(task: NewTask) -> dict[str, str]:
         "tag_names": " ".join(task.spec.tags) or None,
         "delay_ms": None if task.delay_seconds is None else str(math.ceil(task.delay_seconds * 1000)),
         "run_at_ms": None if task.run_at_ms is None else str(task.run_at_ms),
+        "lane": task.lane,
     }
     return {name: value for name, value in options.items() if value is not None}
 

@@ -59,8 +59,8 @@ end
 return { 'OK' }
 """
 _FINISH_REPLY = "        return [_settled(words, reply.now_ms) for words in reply.words]\n"
-_RECORD = "function record_end(ended, at, state, value"
-_END = "record_end(ended, now, state_after, value"
+_RECORD = "function record_end(ended, at, state, value, facts"
+_END = "record_end(ended, now, state_after, value, facts"
 _SECOND_STEP = """\
         for lease, _, _ in ends:
             await self._scripts.announce(self._keys.of_task(lease.task_id))
@@ -141,6 +141,26 @@ MUTANTS = {
                 "queue_engine/store/outbox/results.py": [
                     ("message_id=_message_id(", 'message_id=f"{reply.attempts}_" + _message_id(')
                 ]
+            },
+        ),
+        Mutant(
+            "ended tasks that stay counted for their key",
+            scenario="flood of one key",
+            expected="keys are counted as",
+            edits={
+                "queue_engine/store/lua/library.lua": [
+                    ("group.lanes or {}) do leave_key(lane) end", "group.lanes or {}) do uses_lanes(lane) end"),
+                ],
+            },
+        ),
+        Mutant(
+            "no comparison of an entry with the place in its lane",
+            scenario="kill agent between take and start",
+            expected="was started by an entry of an earlier wait",
+            edits={
+                "queue_engine/store/lua/start.lua": [
+                    ("or entry ~= (place or entry_id)", "or (not place and entry ~= entry_id)"),
+                ],
             },
         ),
         Mutant(

@@ -54,8 +54,9 @@ async def _claimed(stage: Stage) -> set[str]:
     """Return the tasks that agents have claimed, which may begin, and those that run, which may call again."""
     keys: EndpointKeys = stage.store.partitions.of(stage.endpoint_id)
     probe = Probe(stage.store.redis)
-    pending = {entry for stream in (keys.queue, keys.retry_queue) for entry in await probe.pending(stream, "agents")}
-    entries = {**await probe.stream(keys.queue), **await probe.stream(keys.retry_queue)}
+    streams = (keys.queue, keys.retry_queue, keys.turn)
+    pending = {entry for stream in streams for entry in await probe.pending(stream, "agents")}
+    entries = {entry_id: fields for stream in streams for entry_id, fields in (await probe.stream(stream)).items()}
     running = {name.rpartition(":")[2] for name in await probe.scores(keys.partition.leases)}
     return running | {fields["t"] for entry_id, fields in entries.items() if entry_id in pending}
 

@@ -32,6 +32,9 @@ class TaskPlan:
     """Seconds that it may wait."""
     delay: float | None = None
     """Seconds before which it must not begin."""
+    priority: str | None = None
+    key: str | None = None
+    """Its fairness key."""
 
 
 @dataclass
@@ -76,6 +79,10 @@ class Producer:
             body["queueTtlSeconds"] = plan.ttl
         if plan.delay is not None:
             body["delaySeconds"] = plan.delay
+        if plan.priority is not None:
+            body["priority"] = plan.priority
+        if plan.key is not None:
+            body["fairnessKey"] = plan.key
         text = json.dumps(body).encode()
         self.journal.write("submit", task=plan.task_id, do=plan.input["do"], webhook=plan.webhook, ttl=plan.ttl)
         tries = 0

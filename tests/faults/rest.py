@@ -48,6 +48,9 @@ async def _waiting(probe: Probe, keys: EndpointKeys) -> list[str]:
     sizes = {
         "tasks that have not ended": await probe.ask("ZCARD", keys.live),
         "waiting tasks": await probe.ask("XLEN", keys.queue) + await probe.ask("XLEN", keys.retry_queue),
+        "tasks in lanes": await probe.ask("ZCARD", keys.lane_entries),
+        "lanes parked": await probe.ask("SCARD", keys.parked),
+        "tasks taken out of lanes": await probe.ask("XLEN", keys.turn),
         "leases": await probe.ask("ZCARD", partition.leases),
         "scheduled tasks": await probe.ask("ZCARD", partition.due),
         "deliveries due": await probe.ask("XLEN", partition.outbox),
@@ -58,7 +61,8 @@ async def _waiting(probe: Probe, keys: EndpointKeys) -> list[str]:
 
 
 async def _pending(probe: Probe, keys: EndpointKeys) -> list[str]:
-    groups = ((keys.queue, "agents"), (keys.retry_queue, "agents"), (keys.partition.outbox, "delivery"))
+    groups = [(stream, "agents") for stream in (keys.queue, keys.retry_queue, keys.turn)]
+    groups.append((keys.partition.outbox, "delivery"))
     return [f"pending in {stream}: {held}" for stream, group in groups if (held := await probe.pending(stream, group))]
 
 

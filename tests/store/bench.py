@@ -126,6 +126,14 @@ class Bench:
         }
         return NewTask(**(fields | changes))  # type: ignore[arg-type]
 
+    async def set_key_limit(self, limit: int) -> None:
+        """Change the limit of the running tasks of a fairness key; 0 for none."""
+        version = (await self.probe.hash(self.keys.endpoint))["version"]
+        reply = await self.store.scripts.update_endpoint(
+            self.keys, tenant=TENANT, version=int(version), needs_new_workers=False, fields={"key_limit": limit or ""}
+        )
+        assert reply.word == "OK"
+
     async def start(self, agent: TaskQueue, *, address: str = "127.0.0.1:9000") -> Started:
         """Claim an entry and begin its attempt."""
         entries = await agent.claim(1, block_ms=1)

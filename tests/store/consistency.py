@@ -33,6 +33,7 @@ def faults_in(snapshot: Snapshot, partition: Partition, endpoint_ids: list[str],
     faults: list[str] = []
     for one in contents.endpoints:
         faults += _faults_of_tasks(contents, one)
+        faults += _faults_of_lanes(one)
         faults += _faults_of_indexes(one)
         faults += _faults_of_blocks(one)
         faults += _faults_of_work(contents, one)
@@ -54,6 +55,15 @@ class _EndpointContent:
     """Task id by its place in one of the queues."""
     pending: set[Place]
     """Entries that were read and not acknowledged."""
+    laned: dict[str, str]
+    """Task id by its entry in a lane."""
+    taken: dict[str, Fields]
+    """Entries of tasks that were taken out of lanes and not started."""
+    taken_pending: set[str]
+    lanes: Fields
+    rings: dict[str, list[str]]
+    """Keys by the digit of the level."""
+    parked: set[str]
     bells: int
     created: dict[str, Fields]
     live: dict[str, float]
@@ -138,6 +148,15 @@ def _read_endpoint(snapshot: Snapshot, keys: EndpointKeys) -> _EndpointContent:
             (stream, entry_id): entry["t"] for stream in queues for entry_id, entry in snapshot.stream(stream).items()
         },
         pending={(stream, entry_id) for stream in queues for entry_id in snapshot.pending(stream)},
+        laned=dict(one.rsplit(" ", 1) for one in snapshot.scores(keys.lane_entries)),
+        taken=snapshot.stream(keys.turn),
+        taken_pending=set(snapshot.pending(keys.turn)),
+        lanes=snapshot.hash(keys.lanes),
+        rings={
+            level: [key.decode() for key in snapshot.contents.get(ring, ())]
+            for level, ring in zip("012", (keys.ring_high, keys.ring_normal, keys.ring_low), strict=True)
+        },
+        parked=snapshot.members(keys.parked),
         bells=len(snapshot.contents.get(keys.bell, ())),
         created=snapshot.stream(keys.created),
         live=snapshot.scores(keys.live),
@@ -173,6 +192,11 @@ def _places(contents: _Content, one: _EndpointContent, task_id: str, fields: Fie
     for (_, entry_id), queued in one.queued.items():
         if queued == task_id:
             places["queue" if entry_id == fields.get("entry") else "stale queue entry"] += 1
+    for place, queued in one.laned.items():
+        if queued == task_id:
+            places["queue" if place == fields.get("entry") else "stale entry in a lane"] += 1
+    # An entry of a task that no longer waits stays until its agent, or the one that takes it over, starts it.
+    places["queue"] += sum(taken["t"] == task_id and taken["e"] == fields.get("entry") for taken in one.taken.values())
     places["lease"] += name in contents.leases
     places["due"] += name in contents.due
     places["deadline"] += name in contents.deadlines
@@ -222,6 +246,35 @@ def _status(state: str, delivery: str) -> str:
     if state != "succeeded":
         return "FAILED"
     return "DELIVERED" if delivery == "SUCCESS" else "SUCCESS"
+
+
+def _faults_of_lanes(one: _EndpointContent) -> list[str]:
+    """Return a sentence for each lane that would not be served, and each count of tasks in lanes that is wrong."""
+    faults = []
+    queued = Counter(
+        fields["lane"][0] for fields in one.tasks.values() if fields["state"] == "queued" and "lane" in fields
+    )
+    counted = {level: int(one.counts.get(f"queued:{level}", 0)) for level in "012"}
+    if counted != {level: queued[level] for level in "012"}:
+        faults.append(f"endpoint {one.keys.endpoint_id} counts {counted} in lanes, really {dict(queued)}")
+    running = [fields["lane"][1:] for fields in one.tasks.values() if fields["state"] == "running" and "lane" in fields]
+    held = Counter(key for key in [*running, *(taken["e"].split(" ")[0][1:] for taken in one.taken.values())] if key)
+    held_fields = {name[2:]: int(value) for name, value in one.lanes.items() if name.startswith("r:")}
+    if held_fields != dict(held):
+        faults.append(f"keys are counted as {held_fields}, really {dict(held)}")
+    in_rings = [level + key for level, keys in one.rings.items() for key in keys]
+    known = {name[2:] for name in one.lanes if name.startswith("s:")}
+    if Counter([*in_rings, *one.parked]) != Counter(known):
+        faults.append(f"the rings have {in_rings}, parked are {one.parked}, known are {known}")
+    if lost := {entry.split(" ")[0] for entry in one.laned} - known:
+        faults.append(f"the lanes {lost} have tasks and are never served")
+    if idle := {lane for lane in one.parked if lane[1:] not in held_fields}:
+        faults.append(f"the lanes {idle} are parked, and no task of their key will let them go on")
+    if strangers := set(one.laned.values()) - set(one.tasks):
+        faults.append(f"in lanes without a task: {strangers}")
+    if set(one.taken) != one.taken_pending:
+        faults.append(f"taken are {set(one.taken)}, pending are {one.taken_pending}")
+    return faults
 
 
 def _faults_of_indexes(one: _EndpointContent) -> list[str]:
@@ -367,8 +420,12 @@ def _faults_of_bell(one: _EndpointContent) -> list[str]:
     faults = []
     # Without tokens for a start, the agent that was asked to claim again takes the place of the bells.
     needs_bell = one.fields.get("paused") != "1" and not one.fields.get("rate_limit")
-    if (unread := set(one.queued) - one.pending) and not one.bells and needs_bell:
-        faults.append(f"no bell has rung for {sorted(unread)}")
+    unread = {
+        *(set(one.queued) - one.pending),
+        *(one.laned[entry] for entry in one.laned if entry.split(" ")[0] not in one.parked),
+    }
+    if unread and not one.bells and needs_bell:
+        faults.append(f"no bell has rung for {unread}")
     if one.bells > MAX_BELLS:
         faults.append(f"{one.bells} bells")
     return faults

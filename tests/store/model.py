@@ -11,6 +11,7 @@ MAX_ATTEMPTS = 2
 ENDED = ("succeeded", "failed", "dead", "cancelled", "expired")
 OUTCOMES = {"succeeded": "ok", "failed": "error", "dead": "lost", "cancelled": "cancelled"}
 TURNS_OF_A_RUN = 1_000_000
+TURNS_OF_A_TASK = 1_000
 
 
 @dataclass
@@ -25,15 +26,32 @@ class ModelDelivery:
 
 
 @dataclass
+class Clock:
+    """Order in which tasks are queued. The tasks of one sweep are queued in no certain order: then it stands still."""
+
+    now: int = 0
+    stands_still: bool = False
+
+    def next(self) -> int:
+        self.now += not self.stands_still
+        return self.now
+
+
+@dataclass
 class ModelTask:
     """A task. `turn` counts its entries in the queues: an entry of an older turn is stale."""
 
     webhook: bool
     has_deadline: bool = False
+    lane: str = ""
+    """Digit of its level, and its key; empty if it waits in the plain queues."""
+    clock: Clock = field(default_factory=Clock)
     state: str = "queued"
     turn: int = 1
     place: str = "new"
-    """Place of a queued task: new or retry (its queue), or read."""
+    """Place of a queued task: new or retry (its queue), lane, or read."""
+    order: tuple[int, int] = (1, 0)
+    """Its place in its lane: 0 if it came back, and the time at which it was queued."""
     has_started: bool = False
     """True if the task has had an attempt, so that it no longer waits with the new tasks."""
     attempts: int = 0
@@ -64,7 +82,14 @@ class ModelTask:
     delivery_attempts: int = 0
 
     def queue(self, place: str) -> None:
-        self.state, self.place, self.turn = "queued", place, self.turn + 1
+        self.order = (place == "new", self.clock.next())
+        self.state, self.place, self.turn = "queued", "lane" if self.lane else place, self.turn + 1
+
+    def put_back(self) -> None:
+        """Queue a task whose entry was read: in its place in its lane, or with those that came back."""
+        order = self.order
+        self.queue("retry")
+        self.order = order
 
     def start(self, token: str) -> None:
         self._note_lost()
@@ -246,14 +271,52 @@ class Model:
     alive: set[str] = field(default_factory=set)
     """Delivery processes with an unexpired lease."""
     is_paused: bool = False
+    clock: Clock = field(default_factory=Clock)
+    submitted: int = 0
+    key_limit: int = 0
+    """Limit of the running tasks of a key; 0 without one."""
+    taken: dict[str, tuple[str, str, int]] = field(default_factory=dict)
+    """Task, key and turn of each entry of a task that was taken out of a lane and not started."""
+    burst: int | None = None
+    """Attempts that may begin at once; None without a limit. No further ones may begin during a test."""
+    bucket: int | None = None
+    """Attempts that might still begin when it was last counted."""
 
-    def submit(self, task_id: str, *, webhook: bool, has_deadline: bool, is_delayed: bool = False) -> bool:
+    def submit(
+        self, task_id: str, *, webhook: bool, has_deadline: bool, is_delayed: bool = False, lane: str = ""
+    ) -> bool:
         if task_id in self.tasks:
             return False
-        task = self.tasks[task_id] = ModelTask(webhook, has_deadline, is_listed=has_deadline and not is_delayed)
+        task = self.tasks[task_id] = ModelTask(
+            webhook, has_deadline, lane, self.clock, is_listed=has_deadline and not is_delayed
+        )
+        self.submitted += 1
+        task.turn = self.submitted * TURNS_OF_A_TASK
         if is_delayed:
             task.state, task.place = "scheduled", ""
+        else:
+            task.queue("new")
         return True
+
+    @property
+    def tokens(self) -> int:
+        """Number of attempts that may begin now."""
+        if self.burst is None:
+            return 1_000
+        return self.burst if self.bucket is None else min(self.burst, self.bucket)
+
+    def use_tokens(self, number: int) -> None:
+        if self.burst is not None:
+            self.bucket = self.tokens - number
+
+    def held(self, key: str) -> int:
+        """Return the number of tasks of a key that are taken or run."""
+        running = sum(task.state == "running" and task.lane[1:] == key for task in self.tasks.values())
+        return running + sum(one == key for _, one, _ in self.taken.values())
+
+    def free(self, key: str) -> int:
+        """Return the number of tasks of a key that may be taken."""
+        return max(0, self.key_limit - self.held(key)) if self.key_limit and key else 1_000
 
     def waiting(self, *places: str) -> list[str]:
         """Return the queued tasks at this place."""
@@ -289,4 +352,6 @@ class Model:
             success=count("succeeded", status=False),
             delivered=count("succeeded", status=True),
             failed=count("failed", "dead", "cancelled", "expired"),
+            queued_high=sum(task.state == "queued" and task.lane[:1] == "0" for task in self.tasks.values()),
+            queued_low=sum(task.state == "queued" and task.lane[:1] == "2" for task in self.tasks.values()),
         )

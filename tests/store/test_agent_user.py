@@ -11,7 +11,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from queue_engine.config.store_users import AGENT, ENGINE, METRICS, acl_lines, rules_of
 from queue_engine.crypto.sealing import Sealer, endpoint_key
 from queue_engine.domain.attempts import Renewal
-from queue_engine.domain.tasks import Cost, Failed, Succeeded, TaskState, TryAgain
+from queue_engine.domain.tasks import Cost, Failed, Priority, Succeeded, TaskState, TryAgain
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.observability import metrics
 from queue_engine.store import keys
@@ -30,7 +30,7 @@ COMMANDS = {
     *("xadd", "xreadgroup", "xautoclaim", "xack", "xdel", "xpending", "xlen", "xrevrange", "xtrim"),
     *("xgroup|create", "xgroup|delconsumer", "xinfo|stream", "sadd", "scard"),
     *("zadd", "zrem", "zcard", "zrange", "zremrangebyscore", "evalsha", "info", "time", "cluster|slots"),
-    *("xread", "spublish", "blpop", "llen"),
+    *("xread", "spublish", "blpop", "llen", "xrange", "hsetnx", "srem", "zrangebylex"),
 }
 CONNECTION = {
     *("auth", "hello", "ping", "echo", "select", "quit", "reset", "wait", "waitaof"),
@@ -126,6 +126,31 @@ async def test_an_agent_does_all_its_work_as_its_user(agent_store: Store, store:
     await bench.probe.ask("DEL", keys.UNSEALED)
 
 
+async def test_an_agent_serves_lanes_as_its_user(agent_store: Store, store: Store, bench: Bench) -> None:
+    await store.prepare()
+    await bench.set_key_limit(1)
+    agent = agent_store.queue(endpoint_id=bench.endpoint_id, worker_id="a1", lease_ms=60_000)
+    for priority in Priority:
+        for number in range(2):
+            await bench.submit(f"{priority}{number}", priority=priority, fairness_key="k")
+    await bench.submit("plain")
+    (entry,) = await agent.claim(1, block_ms=1)
+    assert [one.task_id for one in await agent.claim(10, block_ms=1)] == ["plain"]  # the lanes of the key are parked
+    await agent.put_back(entry)
+    started = await bench.start(agent)
+    for cost in (Cost.NOTHING, Cost.BUSY):
+        assert (await agent.settle(started.lease, TryAgain("x", 60, cost=cost))).word == "OK"
+        started = await bench.start(agent)
+    assert await agent.release(started.lease) == "OK"
+    started = await bench.start(agent)
+    await bench.lose(started.lease.task_id)
+    assert await agent.renew([started.lease]) == [Renewal.READOPTED]
+    assert (await agent.settle(started.lease, Succeeded(b"1"))).word == "OK"
+    assert len(await agent.claim(10, block_ms=1)) == 1
+    other = agent_store.queue(endpoint_id=bench.endpoint_id, worker_id="a2", lease_ms=60_000)
+    assert len(await other.claim_abandoned(10, idle_ms=0)) == 2
+
+
 # Refusals
 
 
@@ -190,6 +215,7 @@ AGENTS_KEYS = {
     *("leases", "due", "deadlines", "due_purges", "due_checks", "deletions", "waiting_endpoints", "counts", "outbox"),
     *("endpoint", "queue", "retry_queue", "bell", "live", "partition_counts", "workers", "logs", "removed_events"),
     *("finished_success", "finished_delivered", "finished_failed"),
+    *("turn", "lane_entries", "lanes", "ring_high", "ring_normal", "ring_low", "parked"),
     *("task", "body", "result", "history", "delivery", "worker", "log", "events"),
 }
 """The keys of a partition that agents use, by their names in keys.py."""
@@ -222,6 +248,7 @@ async def touches(stranger: Redis, key: str) -> list[str]:
         *(("XGROUP", "DELCONSUMER", key, "g", "c"), ("XINFO", "STREAM", key), ("XAUTOCLAIM", key, "g", "c", 0, "0")),
         *(("SADD", key, "m"), ("SCARD", key), ("ZADD", key, 1, "m"), ("ZREM", key, "m"), ("ZCARD", key)),
         *(("BLPOP", key, "0.001"), ("LLEN", key)),
+        *(("XRANGE", key, "-", "+"), ("HSETNX", key, "f", "v"), ("SREM", key, "m"), ("ZRANGEBYLEX", key, "-", "+")),
         *(("ZRANGE", key, 0, 1), ("ZREMRANGEBYSCORE", key, 0, 1), ("EVALSHA", "0" * 40, 1, key)),
         *(
             ("XREADGROUP", "GROUP", "g", "c", "STREAMS", key, ">"),

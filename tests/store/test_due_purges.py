@@ -282,5 +282,12 @@ async def test_endpoints_are_deleted_together_and_others_are_not_touched(store: 
     partition = store.partitions.of(kept).partition
     groups = {one.outbox for one in store.partitions.all()} | {one.counts for one in store.partitions.all()}
     of_kept = store.partitions.of(kept)
-    ours = {partition.endpoints, partition.due_checks, of_kept.endpoint, of_kept.queue, of_kept.retry_queue}
+    ours = {
+        partition.endpoints,
+        partition.due_checks,
+        of_kept.endpoint,
+        of_kept.queue,
+        of_kept.retry_queue,
+        of_kept.turn,
+    }
     assert left - groups == ours

@@ -1,13 +1,14 @@
 """After all tasks were removed, only keys of the endpoint and its partition are left."""
 
-from queue_engine.domain.tasks import Failed, Succeeded, TryAgain
+from queue_engine.domain.tasks import Failed, Priority, Succeeded, TryAgain
 from queue_engine.store.keys import endpoint_names_of, endpoints_of
+from queue_engine.store.queue import TaskQueue
 from tests.store.bench import GIVEN_UP, TENANT, Bench, again, spec
 
 
 async def test_only_the_keys_of_the_endpoint_are_left_without_tasks(bench: Bench) -> None:
     await _live_through_everything(bench)
-    assert await bench.purge() == 9
+    assert await bench.purge() == 12
 
     keys, partition = bench.keys, bench.partition
     assert {name for name in await bench.probe.keys() if name.startswith(partition.tag)} == {
@@ -22,6 +23,8 @@ async def test_only_the_keys_of_the_endpoint_are_left_without_tasks(bench: Bench
         keys.endpoint,
         keys.queue,
         keys.retry_queue,
+        keys.turn,
+        keys.lanes,
         keys.bell,
         keys.counts,
         keys.created,
@@ -29,8 +32,9 @@ async def test_only_the_keys_of_the_endpoint_are_left_without_tasks(bench: Bench
         keys.finished("DELIVERED"),
         keys.finished("FAILED"),
     }
-    for stream in (keys.queue, keys.retry_queue, keys.created, partition.outbox):
+    for stream in (keys.queue, keys.retry_queue, keys.turn, keys.created, partition.outbox):
         assert await bench.probe.stream(stream) == {}
+    assert set(await bench.probe.hash(keys.lanes)) == {"n", "turn"}
     others = {name for name in await bench.probe.keys() if not name.startswith(partition.tag)}
     per_partition = {
         key for other in bench.store.partitions.all() for key in (other.outbox, other.senders, other.ticks)
@@ -43,15 +47,16 @@ async def test_the_counts_are_zero_without_tasks(bench: Bench) -> None:
     await bench.purge()
     counts = await bench.probe.hash(bench.keys.counts)
     assert {name: number for name, number in counts.items() if number != "0" and name.count(":") < 2} == {
-        "seq:all": "10", "seq:success": "7", "seq:delivered": "2", "seq:failed": "5", "counted_from": "1",
+        "seq:all": "13", "seq:success": "8", "seq:delivered": "2", "seq:failed": "7", "counted_from": "1",
     }  # fmt: skip
     totals = await bench.probe.hash(bench.partition.counts)
-    assert {name: number for name, number in totals.items() if number != "0"} == {"seq": "10"}
+    assert {name: number for name, number in totals.items() if number != "0"} == {"seq": "13"}
 
 
 async def _live_through_everything(bench: Bench) -> None:
     """Tasks that end in every way, after every detour."""
     agent, outbox = bench.agent(), await bench.outbox()
+    await _live_through_lanes(bench, agent)
     await bench.finish("plain")
     await bench.finish("failed", outcome=Failed("no"))
 
@@ -99,3 +104,30 @@ async def _live_through_everything(bench: Bench) -> None:
         if task_id == "again":
             await bench.deliver(outbox)
     await bench.store.tasks.delete(bench.endpoint_id, "deleted")
+
+
+async def _live_through_lanes(bench: Bench, agent: TaskQueue) -> None:
+    """Tasks in lanes that end, or lose their place, in every way. Leave no entry of a task that is taken."""
+    await bench.set_key_limit(1)
+    for task_id, priority in (("high", Priority.HIGH), ("normal", None), ("low", Priority.LOW)):
+        await bench.submit(task_id, priority=priority, fairness_key="k")
+    started = await bench.start(agent)
+    assert await agent.claim(10, block_ms=1) == []
+    await agent.release(started.lease)
+    (entry,) = await agent.claim(1, block_ms=1)
+    await agent.put_back(entry)
+    (entry,) = await agent.claim(1, block_ms=1)
+    await bench.store.tasks.cancel(bench.endpoint_id, "high")
+    assert await agent.start(entry, address="x:1") is None
+    started = await bench.start(agent)
+    await bench.lose("normal")
+    (entry,) = await agent.claim(1, block_ms=1)
+    await agent.renew([started.lease])
+    assert await agent.start(entry, address="x:1") is None
+    await bench.settle(agent, started, TryAgain("busy", 60))
+    await bench.make_due("normal")
+    await bench.sweep()
+    started = await bench.start(agent)
+    await bench.settle(agent, started, Succeeded(b"1"))
+    await bench.store.tasks.cancel(bench.endpoint_id, "low")
+    assert await agent.claim(1, block_ms=1) == []

@@ -1,7 +1,9 @@
 """Random lives of tasks, with several agents and delivery processes, compared with a model after every step."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, Phase
@@ -17,7 +19,8 @@ from hypothesis.stateful import (
 
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.deliveries import Verdict
-from queue_engine.domain.tasks import AttemptOutcome, Cost, Failed, Outcome, Succeeded, TryAgain
+from queue_engine.domain.endpoints import EndpointConfig, RateLimit
+from queue_engine.domain.tasks import AttemptOutcome, Cost, Failed, Outcome, Priority, Succeeded, TryAgain, lane_of
 from queue_engine.store.endpoints import StateChange
 from queue_engine.store.outbox.entries import OutboxEntry
 from queue_engine.store.outbox.outbox import Outbox
@@ -44,10 +47,16 @@ from tests.store.probe import Probe
 
 T = TypeVar("T")
 
-TASKS = ["t1", "t2", "t3", "t4"]
+TASKS = ["t1", "t2", "t3", "t4", "t5", "t6"]
+LANES: dict[str, tuple[Priority | None, str | None]] = {
+    "t3": (Priority.LOW, None),
+    "t4": (Priority.HIGH, "k"),
+    "t5": (None, "k"),
+    "t6": (Priority.NORMAL, "k"),
+}
 AGENTS = ["a1", "a2", "a3"]
 PROCESSES = ["d1", "d2"]
-INPUTS = {"t1": b"1", "t2": b"2", "t3": b'"' + b"x" * 2000 + b'"', "t4": b"4"}
+INPUTS = dict.fromkeys(TASKS, b"1") | {"t3": b'"' + b"x" * 2000 + b'"'}
 TAGS = {"t2": ["a"], "t3": ["a", "b"]}
 BUSY = TryAgain("busy", 3600, cost=Cost.BUSY, last_error="busy for too long")
 NOT_UP = TryAgain("not up", 3600, AttemptOutcome.NO_CONNECTION, Cost.BUSY, "not up for too long")
@@ -109,7 +118,7 @@ class Lives(RuleBasedStateMachine):
         self.agents: dict[str, TaskQueue] = {name: self.bench.agent(name) for name in AGENTS}
         self.outboxes: dict[str, Outbox] = {name: await self.bench.outbox(name) for name in PROCESSES}
         self.model.alive = set(PROCESSES)
-        for task_id in TASKS[:3]:
+        for task_id in ("t1", "t2", "t3", "t5"):
             await self._submit(task_id)
 
     # Tasks
@@ -123,25 +132,32 @@ class Lives(RuleBasedStateMachine):
         self.run(self._submit(task_id, delay_seconds=3600))
 
     async def _submit(self, task_id: str, delay_seconds: float | None = None) -> None:
-        webhook, ttl = task_id != "t1", 3600 if task_id in ("t1", "t2") else None
+        webhook, ttl = task_id != "t1", 3600 if task_id in ("t1", "t2", "t5") else None
+        priority, key = LANES.get(task_id, (None, None))
         accepted = self.model.submit(
-            task_id, webhook=webhook, has_deadline=ttl is not None, is_delayed=delay_seconds is not None
+            task_id,
+            webhook=webhook,
+            has_deadline=ttl is not None,
+            is_delayed=delay_seconds is not None,
+            lane=(lane_of(priority, key) or "").replace("-", "1"),
         )
         submission = await self.bench.submit(
             task_id,
             spec=spec(webhook=webhook, tags=TAGS.get(task_id, ())),
             input=INPUTS[task_id],
+            priority=priority,
+            fairness_key=key,
             queue_ttl_seconds=ttl,
             delay_seconds=delay_seconds,
         )
         assert submission is (Submission.ACCEPTED if accepted else Submission.DUPLICATE)
 
-    @precondition(lambda self: self.model.waiting("new", "retry"))
+    @precondition(lambda self: self.model.waiting("new", "retry", "lane"))
     @rule(agent=agents)
     def read(self, agent: str) -> None:
         self._read(agent)
 
-    @precondition(lambda self: self.model.waiting("new", "retry"))
+    @precondition(lambda self: self.model.waiting("new", "retry", "lane"))
     @rule(agent=agents, outcome=st.sampled_from([None, *OUTCOMES]))
     def read_start_and_settle(self, agent: str, outcome: Outcome | None) -> None:
         for one in self._read(agent):
@@ -150,19 +166,68 @@ class Lives(RuleBasedStateMachine):
                 self._settle(self.attempts[-1], outcome)
 
     def _read(self, agent: str) -> list[Read]:
-        entries: list[Entry] = self.run(self.agents[agent].claim(100, block_ms=1))
-        places = {self.bench.keys.queue: "new", self.bench.keys.retry_queue: "retry"}
-        expected = () if self.model.is_paused else self.model.waiting("new", "retry")
-        assert {entry.task_id for entry in entries} == set(expected)
-        assert all(self.model.tasks[entry.task_id].place == places[entry.stream] for entry in entries)
+        entries: list[Entry] = self.run(self._claiming(agent))
+        model, keys = self.model, self.bench.keys
+        places = {keys.queue: "new", keys.retry_queue: "retry", keys.turn: "lane"}
+        waiting = set(() if model.is_paused else model.waiting("new", "retry", "lane"))
+        found = {entry.task_id for entry in entries}
+        assert len(found) == len(entries)
+        assert found <= waiting
+        assert all(model.tasks[entry.task_id].place == places[entry.stream] for entry in entries)
+        by_key = Counter(model.tasks[name].lane[1:] for name in waiting)
+        assert len(found) == min(model.tokens, sum(min(number, model.free(key)) for key, number in by_key.items()))
+        for key, number in Counter(model.tasks[name].lane[1:] for name in found).items():
+            assert number <= model.free(key)
+        for one in found:
+            for other in waiting - found:
+                if (lane := model.tasks[one].lane) and lane == model.tasks[other].lane:
+                    assert model.tasks[one].order <= model.tasks[other].order
+        if not model.is_paused:
+            model.use_tokens(len(found))
         return self._note(agent, entries)
 
-    @precondition(lambda self: self.model.waiting("read"))
+    async def _claiming(self, agent: str) -> list[Entry]:
+        if self.model.burst is not None:  # an agent that finds no token claims nothing for a while, and no bell rings
+            await self.bench.probe.ask("RPUSH", self.bench.keys.bell, 1)
+        return await self._agent(agent).claim(100, block_ms=1)
+
+    def _agent(self, name: str) -> TaskQueue:
+        """Return the agent, or while there is a rate limit a new one."""
+        if self.model.burst is None:
+            return self.agents[name]
+        self.calls += 1
+        return self.bench.agent(f"{name}-{self.calls}")
+
+    @precondition(lambda self: self.model.waiting("read") or self.model.taken)
     @rule(agent=agents)
     def claim_abandoned(self, agent: str) -> None:
-        entries: list[Entry] = self.run(self.agents[agent].claim_abandoned(100, idle_ms=0))
-        assert {entry.task_id for entry in entries} == set(() if self.model.is_paused else self.model.waiting("read"))
+        model = self.model
+        plain = [name for name in model.waiting("read") if not model.tasks[name].lane]
+        expected = sorted([*plain, *(task_id for task_id, _, _ in model.taken.values())])
+        if model.is_paused:
+            expected = []
+        entries: list[Entry] = self.run(self._agent(agent).claim_abandoned(100, idle_ms=0))
+        found = sorted(entry.task_id for entry in entries)
+        assert found == expected if model.tokens >= len(expected) else not Counter(found) - Counter(expected)
+        assert len(found) <= model.tokens
+        if entries:
+            model.use_tokens(len(entries))
         self._note(agent, entries)
+
+    @rule(limit=st.integers(min_value=0, max_value=2))
+    def limit_keys(self, limit: int) -> None:
+        self.run(self.bench.set_key_limit(limit))
+        self.model.key_limit = limit
+
+    @rule(burst=st.sampled_from([None, None, 1, 3]))
+    def limit_rate(self, burst: int | None) -> None:
+        rate_limit = None if burst is None else RateLimit(0.001, burst)
+
+        def limited(before: EndpointConfig) -> EndpointConfig:
+            return replace(before, rate_limit=rate_limit)
+
+        self.run(self.store.endpoints.update(self.bench.endpoint_id, TENANT, limited))
+        self.model.burst = burst
 
     @rule(paused=st.booleans())
     def pause_or_resume(self, paused: bool) -> None:
@@ -172,9 +237,16 @@ class Lives(RuleBasedStateMachine):
 
     def _note(self, agent: str, entries: list[Entry]) -> list[Read]:
         entries.sort(key=lambda entry: entry.task_id)  # a sweep queues what it finds in no certain order
+        noted = []
         for entry in entries:
-            self.model.tasks[entry.task_id].place = "read"
-        noted = [(agent, entry, self.model.tasks[entry.task_id].turn) for entry in entries]
+            if (taken := self.model.taken.get(entry.entry_id)) is not None:
+                noted.append((agent, entry, taken[2]))
+                continue
+            task = self.model.tasks[entry.task_id]
+            task.place = "read"
+            if entry.stream == self.bench.keys.turn:
+                self.model.taken[entry.entry_id] = (entry.task_id, task.lane[1:], task.turn)
+            noted.append((agent, entry, task.turn))
         self.entries += noted
         return noted
 
@@ -186,6 +258,7 @@ class Lives(RuleBasedStateMachine):
     def _start(self, one: Read) -> None:
         agent, entry, turn = one
         task = self.model.tasks.get(entry.task_id)
+        self._forget_taken(entry)
         started = self.run(self.agents[agent].start(entry, address="x:1"))
         if task is not None and task.state == "running" and task.token == entry.token:
             assert started is not None  # a repeat of its own
@@ -206,7 +279,13 @@ class Lives(RuleBasedStateMachine):
         agent, entry, turn = _pick(self.entries, which)
         self.run(self.agents[agent].put_back(entry))
         if self._is_current(entry, turn):
-            self.model.tasks[entry.task_id].queue("retry")
+            self.model.tasks[entry.task_id].put_back()
+            self.model.use_tokens(-1)
+        self._forget_taken(entry)
+
+    def _forget_taken(self, entry: Entry) -> None:
+        if entry.stream == self.bench.keys.turn:
+            self.model.taken.pop(entry.entry_id, None)
 
     def _is_current(self, entry: Entry, turn: int) -> bool:
         task = self.model.tasks.get(entry.task_id)
@@ -284,7 +363,10 @@ class Lives(RuleBasedStateMachine):
         self._sweep()
 
     def _sweep(self) -> None:
+        self.model.clock.next()
+        self.model.clock.stands_still = True
         expected = [task.sweep() for task in self.model.tasks.values()]
+        self.model.clock.stands_still = False
         swept = self.run(self.bench.sweep(max_lost=MAX_LOST))
         assert swept.requeued == expected.count("requeued")
         assert swept.dead == expected.count("dead")
@@ -301,7 +383,12 @@ class Lives(RuleBasedStateMachine):
 
     def _forget_what_is_gone(self) -> None:
         # Entries of removed tasks must not be treated as entries of new tasks with the same id.
-        self.entries = [one for one in self.entries if one[1].task_id in self.model.tasks]
+        taken, keys = self.model.taken, self.bench.keys
+        self.entries = [
+            one
+            for one in self.entries
+            if one[1].task_id in self.model.tasks or (one[1].stream == keys.turn and one[1].entry_id in taken)
+        ]
         self.attempts = [one for one in self.attempts if one[1].lease.task_id in self.model.tasks]
         self.deliveries = [one for one in self.deliveries if _task_id(one[1]) in self.model.tasks]
 

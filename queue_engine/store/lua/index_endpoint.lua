@@ -1,8 +1,8 @@
--- Put an endpoint into the indexes of its partition that lack it, correct its counts, and let the controller look at its workers, if
+-- Put an endpoint into the indexes of its partition that lack it, create its missing streams, correct its counts, and let the controller look at its workers, if
 -- it has or needs any. This is run for every endpoint again and again, so one without tasks and workers takes few commands.
 --
 -- flags: allow-oom
--- keys of an endpoint: endpoint, deletions, due_purges, counts, waiting_endpoints, logs, workers
+-- keys of an endpoint: endpoint, deletions, due_purges, counts, waiting_endpoints, logs, workers, turn
 -- replies:
 --   OK: tenant text, name text, restored integer (number of missing entries that only an API or a controller writes), has_logs flag
 --   GONE
@@ -12,6 +12,10 @@ local tenant, desired, desired_workers, config =
 if not tenant then return { 'GONE' } end
 local restored = 0
 if desired == 'deleted' then restored = redis.call('ZADD', deletions, 'NX', text(now_ms()), id) end
+if redis.call('EXISTS', turn) == 0 then
+  redis.call('XGROUP', 'CREATE', turn, 'agents', '0', 'MKSTREAM')
+  restored = restored + 1
+end
 -- Entries that agents write are not counted: agents of data format 1 may run during the whole migration, which ends after a round in
 -- which nothing was missing.
 recount_workers()

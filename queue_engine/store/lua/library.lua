@@ -135,6 +135,136 @@ local function ring_bell()
   if type(bells) == 'number' and bells < MAX_BELLS then redis.pcall('RPUSH', bell, 1) end
 end
 
+-- Tasks with a priority or a fairness key wait in lanes, all others in the plain queues. The name of a lane is the digit of its level
+-- (0 high, 1 normal, 2 low) and the key. The lanes of an endpoint share a sorted set of `<lane> <rank><number> <task>`, in which each
+-- lane is first in, first out. The rank 0 is for tasks that came back. `<lane> <rank><number>` is the task's entry.
+--
+-- The lanes of a level take turns: its ring is a list of the keys of lanes that may be served, each once. In the ring of the level
+-- normal an empty text is the turn of the plain queues. claim.lua takes the first task of the first lane of a ring, and puts the lane
+-- behind the others. A lane that has no tasks leaves its ring. A lane whose key has as many running tasks as it may is parked, out of
+-- the ring, until one of these tasks leaves the key.
+--
+-- For example, key `a` has three waiting tasks of the level normal, key `b` one, and the limit of a key is 1. The ring is
+-- ['', 'a', 'b']. Three claims of one task find no plain task, take one of `a` and one of `b`, and park the lane `1a`. When the task
+-- of `a` ends, the lane is put behind the others in the ring.
+--
+-- An entry of the stream `turn` is a task that is taken and has not begun. Such an entry and a running task count for their key, so an
+-- entry that is of no use, because its task no longer waits, counts until an agent tries to start it.
+--
+-- Return true if a task with this entry waits in a lane. Entries of the plain queues have no space.
+local function is_in_lane(entry)
+  return string.find(entry, ' ', 1, true) ~= nil
+end
+
+-- Return true if the endpoint has had tasks in lanes. Otherwise no task has a lane, and the search for a missing field goes through the
+-- whole hash of the task. With pcall, because an agent whose user has the rules of an earlier version may not. It has no such task.
+-- keys: lanes
+local known_use_of_lanes
+local function uses_lanes()
+  if known_use_of_lanes == nil then known_use_of_lanes = redis.pcall('EXISTS', lanes) == 1 end
+  return known_use_of_lanes
+end
+
+-- Return the keys of the lanes, in a table. They are passed to two functions, because most submissions do without them.
+-- keys: lane_entries, lanes, ring_high, ring_normal, ring_low
+local function lane_keys()
+  return { lane_entries, lanes, ring_high, ring_normal, ring_low }
+end
+
+-- Return the ring of a level.
+-- keys: ring_high, ring_normal, ring_low
+local function ring_of(level)
+  return level == '0' and ring_high or level == '1' and ring_normal or ring_low
+end
+
+-- Add a task to its lane by its entry, and the lane to its ring unless it is there or parked. `keys` is those of the lanes.
+local function add_to_lane(keys, entry, task_id)
+  local lane, level, key = string.match(entry, '^((%d)(%S*)) ')
+  redis.call('ZADD', keys[1], 0, entry .. ' ' .. task_id)
+  if redis.call('HSETNX', keys[2], 's:' .. lane, 1) == 0 then return end
+  if level == '1' and redis.call('HSETNX', keys[2], 's:1', 1) == 1 then redis.call('RPUSH', keys[4], '') end
+  redis.call('RPUSH', keys[3 + level], key)
+end
+
+-- Queue a task in its lane, with the rank 0 before new tasks. Return its entry. The numbers follow the time, and rise also after a step
+-- back of the clock, so that no entry is used twice. `keys` is those of the lanes.
+-- keys: counts
+local function enter_lane(keys, lane, rank, task_id)
+  local number = math.max(now_us(), tonumber(redis.call('HGET', keys[2], 'n') or '0') + 1)
+  redis.call('HSET', keys[2], 'n', text(number))
+  redis.call('HINCRBY', counts, 'queued:' .. string.sub(lane, 1, 1), 1)
+  local entry = lane .. ' ' .. rank .. text(number)
+  add_to_lane(keys, entry, task_id)
+  return entry
+end
+
+-- Count a task as no longer waiting in its lane.
+-- keys: counts
+local function count_out_of_lane(entry)
+  redis.call('HINCRBY', counts, 'queued:' .. string.sub(entry, 1, 1), -1)
+end
+
+-- Remove a waiting task from its lane. If it is taken, its entry in the stream is left to the agent that has it.
+-- keys: lane_entries
+local function leave_lane(entry, task_id)
+  redis.call('ZREM', lane_entries, entry .. ' ' .. task_id)
+  count_out_of_lane(entry)
+end
+
+-- Return the entry in its lane of a task that was taken out of it; nil when the stream has no such entry.
+-- keys: turn
+local function place_in_lane(entry_id)
+  local found = redis.call('XRANGE', turn, entry_id, entry_id)[1]
+  return found and found[2][4]
+end
+
+-- Queue a task that came back. Return its entry.
+-- keys: retry_queue
+local function queue_again(lane, task_id)
+  if lane then return enter_lane(lane_keys(), lane, 0, task_id) end
+  return redis.call('XADD', retry_queue, '*', 't', task_id)
+end
+
+-- Queue a task that has not run, or runs again by hand. Return its entry. Places rise along the plain queue (see
+-- why.lua), so a task that is queued after its submission gets that of the latest one.
+-- keys: queue, counts
+local function queue_as_new(lane, task_id)
+  if lane then return enter_lane(lane_keys(), lane, 1, task_id) end
+  return redis.call('XADD', queue, '*', 't', task_id, 'n', redis.call('HGET', counts, 'seq:all'))
+end
+
+-- Count a task that is taken or runs for its key. `lane` is its lane or its entry in it.
+-- keys: lanes
+local function enter_key(lane)
+  local key = string.match(lane, '^%d(%S+)')
+  if key then redis.call('HINCRBY', lanes, 'r:' .. key, 1) end
+end
+
+-- Stop counting a task for its key, and let the lanes that are parked for the key be served again. `lane` is its lane or its entry in
+-- it.
+-- keys: lanes, parked
+local function leave_key(lane)
+  local key = string.match(lane, '^%d(%S+)')
+  if not key then return end
+  if redis.call('HINCRBY', lanes, 'r:' .. key, -1) <= 0 then redis.call('HDEL', lanes, 'r:' .. key) end
+  if redis.call('EXISTS', parked) == 0 then return end
+  for _, level in ipairs({ '0', '1', '2' }) do
+    if redis.call('SREM', parked, level .. key) == 1 then
+      redis.call('RPUSH', ring_of(level), key)
+      ring_bell()
+    end
+  end
+end
+
+-- Let all parked lanes be served again, because the limit of a key has changed. There are at most three for each running task.
+-- keys: parked
+local function unpark_all()
+  for _, lane in ipairs(redis.call('SMEMBERS', parked)) do
+    redis.call('RPUSH', ring_of(string.sub(lane, 1, 1)), string.sub(lane, 2))
+  end
+  redis.call('DEL', parked)
+end
+
 -- Add to what an endpoint uses: `bytes` of its tasks, or `deliveries` of results that wait. Tasks of earlier versions were not added,
 -- so a sum may not become negative.
 -- keys: counts
@@ -435,8 +565,13 @@ local function readopt(task_key, token, lease_end)
   local state, lost_token, entry, was_spared =
     unpack(redis.call('HMGET', task_key, 'state', 'lost_token', 'entry', 'noted'))
   if state ~= 'queued' or lost_token ~= token then return false end
-  local member = names_of(task_key)
-  drop(retry_queue, 'agents', entry)
+  local member, task_id = names_of(task_key)
+  if is_in_lane(entry) then
+    leave_lane(entry, task_id)
+    enter_key(entry) -- which may exceed the limit of the key by this task
+  else
+    drop(retry_queue, 'agents', entry)
+  end
   redis.call('HSET', task_key, 'state', 'running', 'token', token)
   redis.call('HDEL', task_key, 'lost_token', 'entry', 'noted')
   if was_spared then
@@ -502,13 +637,15 @@ local function end_busy_streak()
   redis.call('HDEL', task, 'busy_since', 'busy_tries')
 end
 
--- Remove a waiting task from its queue or from the sets of waiting tasks. Both queues may have an entry with the same id, made
+-- Remove a waiting task from its queue, its lane or the sets of waiting tasks. Both queues may have an entry with the same id, made
 -- in the same millisecond, so the entry's task is compared.
 -- keys: task, queue, retry_queue, due, deadlines
 local function stop_waiting()
   local member, task_id = names_of(task)
   local entry = redis.call('HGET', task, 'entry')
-  for _, stream in ipairs(entry and { queue, retry_queue } or {}) do
+  local is_laned = entry and is_in_lane(entry)
+  if is_laned then leave_lane(entry, task_id) end
+  for _, stream in ipairs(entry and not is_laned and { queue, retry_queue } or {}) do
     local found = redis.call('XRANGE', stream, entry, entry)[1]
     if found and found[2][2] == task_id then drop(stream, 'agents', entry) end
   end
@@ -736,9 +873,11 @@ local function record_end(ended, at, state, value, facts)
   for process in string.gmatch(watchers or '', '%S+') do
     redis.pcall('SPUBLISH', string.match(task, '^[^:]+') .. ':told:' .. process, 'x ' .. member)
   end
-  local group = ended[status] or { bytes = 0, members = {}, ids = {} }
+  local group = ended[status] or { bytes = 0, members = {}, ids = {}, lanes = {} }
   ended[status], group.bytes = group, group.bytes + #value
   group.members[#group.members + 1], group.ids[#group.ids + 1] = member, task_id
+  local lane = uses_lanes() and redis.call('HGET', task, 'lane')
+  if lane then group.lanes[#group.lanes + 1] = lane end
 end
 
 -- Count tasks that have ended, which were counted in the state `from`, and remove them from the sets of tasks that have not.
@@ -749,6 +888,7 @@ local function complete_ends(ended, at, from)
     redis.call('ZREM', leases, unpack(group.members))
     redis.call('ZREM', live, unpack(group.ids))
     add_use('bytes', group.bytes)
+    for _, lane in ipairs(from == 'running' and group.lanes or {}) do leave_key(lane) end
     redis.call('HINCRBY', counts, from, -number)
     redis.call('HINCRBY', partition_counts, from, -number)
     -- The first task with a status expires before all others that get it, so these need no command.
@@ -925,10 +1065,10 @@ end
 
 -- Queue an ended task again with fresh budgets. Its result and the delivery of the result are removed. Return the reply of
 -- rerun.lua.
--- keys: task, body, result, history, attempts_log, counts, endpoint, live, queue
+-- keys: task, body, result, history, attempts_log, counts, endpoint, live
 local function run_task_again(call_id)
-  local state, call, attempts, started, noted, seq, place =
-    unpack(redis.call('HMGET', task, 'state', 'call', 'attempts', 'started', 'noted', 'seq', 'result_at'))
+  local state, call, attempts, started, noted, seq, place, lane =
+    unpack(redis.call('HMGET', task, 'state', 'call', 'attempts', 'started', 'noted', 'seq', 'result_at', 'lane'))
   if not state then return 'GONE' end
   if call == call_id then return 'ALREADY' end
   if not TERMINAL[state] then return 'BUSY' end
@@ -955,10 +1095,8 @@ local function run_task_again(call_id)
     'busy_since', 'busy_tries', 'spared', 'delivery', 'delivery_attempts', 'delivery_error', 'delivered', 'next_delivery',
     'delivery_parked')
   local _, task_id = names_of(task)
-  -- Places rise along the queue (see why.lua), so a task that is queued again gets that of the latest submission.
-  local latest = redis.call('HGET', counts, 'seq:all')
-  redis.call('HSET', task, 'state', 'queued', 'entry', redis.call('XADD', queue, '*', 't', task_id, 'n', latest),
-    'updated', text(now_ms()), 'lost', 0, 'base', attempts, 'call', call_id)
+  redis.call('HSET', task, 'state', 'queued', 'entry', queue_as_new(lane, task_id), 'updated', text(now_ms()), 'lost', 0,
+    'base', attempts, 'call', call_id)
   redis.call('HINCRBY', task, 'runs', 1)
   redis.call('ZADD', live, seq, task_id)
   count_move(nil, 'queued')

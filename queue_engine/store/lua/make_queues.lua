@@ -2,12 +2,12 @@
 -- an agent that outlives its endpoint does not leave queues behind.
 --
 -- flags: allow-oom
--- keys of an endpoint: endpoint, queue, retry_queue
+-- keys of an endpoint: endpoint, queue, retry_queue, turn
 -- replies:
 --   OK
 --   GONE (there is no such endpoint)
 if redis.call('EXISTS', endpoint) == 0 then return { 'GONE' } end
-for _, stream in ipairs({ queue, retry_queue }) do
+for _, stream in ipairs({ queue, retry_queue, turn }) do
   redis.pcall('XGROUP', 'CREATE', stream, 'agents', '0', 'MKSTREAM')
 end
 return { 'OK' }

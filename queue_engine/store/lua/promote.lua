@@ -2,7 +2,7 @@
 -- counts from now.
 --
 -- flags: allow-oom
--- keys of a task: task, due, retry_queue, queue, counts, deadlines
+-- keys of a task: task, due, deadlines
 -- replies:
 --   QUEUED
 --   OK (no change: the task is not due, or not scheduled)
@@ -11,14 +11,13 @@ local member, task_id = names_of(task)
 local due_at = tonumber(redis.call('ZSCORE', due, member) or '')
 if due_at == nil or due_at > now then return { 'OK' } end
 redis.call('ZREM', due, member)
-local state, started, ttl = unpack(redis.call('HMGET', task, 'state', 'started', 'ttl'))
+local state, started, ttl, lane = unpack(redis.call('HMGET', task, 'state', 'started', 'ttl', 'lane'))
 if state ~= 'scheduled' then return { 'OK' } end
 local entry = nil
 if started then
-  entry = redis.call('XADD', retry_queue, '*', 't', task_id)
+  entry = queue_again(lane, task_id)
 else
-  -- Places rise along the queue (see why.lua), so the task gets that of the latest submission.
-  entry = redis.call('XADD', queue, '*', 't', task_id, 'n', redis.call('HGET', counts, 'seq:all'))
+  entry = queue_as_new(lane, task_id)
   if ttl then
     local deadline = text(now + math.ceil(tonumber(ttl) * 1000))
     redis.call('HSET', task, 'deadline', deadline)

@@ -2,7 +2,7 @@
 -- cancellation was requested. An attempt that waited for a slot of its agent, and whose call has not begun, costs nothing.
 --
 -- flags: allow-oom
--- keys of a task: task, leases, retry_queue, deadlines
+-- keys of a task: task, leases, deadlines
 -- arguments: max_lost integer
 -- replies:
 --   QUEUED: worker_id text, attempts integer
@@ -14,8 +14,8 @@ local now = now_ms()
 local member, task_id = names_of(task)
 local lease_end = tonumber(redis.call('ZSCORE', leases, member) or '')
 if lease_end == nil or lease_end > now then return { 'OK' } end
-local state, token, cancel, worker_id, attempts, marked, deadline =
-  unpack(redis.call('HMGET', task, 'state', 'token', 'cancel', 'worker', 'attempts', 'ahead', 'deadline'))
+local state, token, cancel, worker_id, attempts, marked, deadline, lane =
+  unpack(redis.call('HMGET', task, 'state', 'token', 'cancel', 'worker', 'attempts', 'ahead', 'deadline', 'lane'))
 if state ~= 'running' then
   redis.call('ZREM', leases, member)
   return { 'OK' }
@@ -41,8 +41,8 @@ if is_dead or cancel then
     .. 'assumed to be the cause and is not retried')
   return { 'DEAD', worker_id, attempts }
 end
-local entry = redis.call('XADD', retry_queue, '*', 't', task_id)
-redis.call('HSET', task, 'state', 'queued', 'entry', entry, 'lost_token', token, 'updated', text(now))
+if lane then leave_key(lane) end
+redis.call('HSET', task, 'state', 'queued', 'entry', queue_again(lane, task_id), 'lost_token', token, 'updated', text(now))
 redis.call('HDEL', task, 'token')
 redis.call('ZREM', leases, member)
 -- A task that no container has received has waited all the time.

@@ -2,7 +2,7 @@
 -- task whose cancellation was requested ends instead.
 --
 -- flags: allow-oom
--- keys of a task: task, leases, retry_queue, deadlines
+-- keys of a task: task, leases, deadlines
 -- arguments: token text, was_called flag (the container may have received the task, so the attempt is recorded in the history)
 -- replies:
 --   OK
@@ -10,7 +10,8 @@
 --   ALREADY
 --   FENCED
 --   GONE
-local state, holder, retried, cancel = unpack(redis.call('HMGET', task, 'state', 'token', 'retry_token', 'cancel'))
+local state, holder, retried, cancel, lane =
+  unpack(redis.call('HMGET', task, 'state', 'token', 'retry_token', 'cancel', 'lane'))
 if not state then return { 'GONE' } end
 if state ~= 'running' or holder ~= token then return { retried == token and 'ALREADY' or 'FENCED' } end
 local now = now_ms()
@@ -27,7 +28,8 @@ if cancel then
   return { 'CANCELLED' }
 end
 local member, task_id = names_of(task)
-redis.call('HSET', task, 'state', 'queued', 'entry', redis.call('XADD', retry_queue, '*', 't', task_id))
+if lane then leave_key(lane) end
+redis.call('HSET', task, 'state', 'queued', 'entry', queue_again(lane, task_id))
 redis.call('HINCRBY', task, 'attempts', -1)
 redis.call('ZREM', leases, member)
 -- A task that no container has received has waited all the time.

@@ -3,7 +3,8 @@
 -- flags: allow-oom
 -- keys of an endpoint: endpoint, endpoints, deletions, due_purges, due_checks, waiting_endpoints, counts, live, workers, queue,
 --   retry_queue, created, finished_success, finished_delivered, finished_failed, given_up, recovery, recovered, recoveries,
---   operations, agent_tokens, worker_tokens, removed_events, tags, tagged, bell
+--   operations, agent_tokens, worker_tokens, removed_events, tags, tagged, bell, turn, lane_entries, lanes, ring_high, ring_normal,
+--   ring_low, parked
 -- arguments: endpoint_id text
 -- replies:
 --   OK: tenant optional text, name optional text (none when there is no such endpoint)
@@ -29,6 +30,7 @@ end
 if redis.call('ZCARD', live) > 0 or redis.call('HLEN', workers) > 0 then return { 'BUSY' } end
 recount_workers()
 redis.call('DEL', endpoint, counts, live, workers, queue, retry_queue, created, finished_success, finished_delivered,
-  finished_failed, given_up, recovery, recovered, operations, agent_tokens, worker_tokens, removed_events, tags, tagged, bell)
+  finished_failed, given_up, recovery, recovered, operations, agent_tokens, worker_tokens, removed_events, tags, tagged, bell, turn,
+  lane_entries, lanes, ring_high, ring_normal, ring_low, parked)
 leave_indexes()
 return { 'OK', tenant, cjson.decode(config).name }

@@ -2,7 +2,7 @@
 -- used up its last attempt.
 --
 -- flags: allow-oom, durable
--- keys of a task: task, leases, retry_queue, due, deadlines
+-- keys of a task: task, leases, due, deadlines
 -- arguments:
 --   token text, delay_ms integer, retry_after_ms optional integer (of the container; with the cost `busy` only), outcome text,
 --   why bytes (the shortened error),
@@ -16,7 +16,8 @@
 --   ALREADY
 --   FENCED
 --   GONE
-local state, holder, retried, deadline = unpack(redis.call('HMGET', task, 'state', 'token', 'retry_token', 'deadline'))
+local state, holder, retried, deadline, lane =
+  unpack(redis.call('HMGET', task, 'state', 'token', 'retry_token', 'deadline', 'lane'))
 if not state then return { 'GONE' } end
 local now = now_ms()
 if state ~= 'running' or holder ~= token then
@@ -50,9 +51,10 @@ elseif cost == 'busy' then
 end
 local member, task_id = names_of(task)
 local state_after = 'scheduled'
+if lane then leave_key(lane) end
 if cost == 'nothing' then
   state_after = 'queued'
-  redis.call('HSET', task, 'entry', redis.call('XADD', retry_queue, '*', 't', task_id))
+  redis.call('HSET', task, 'entry', queue_again(lane, task_id))
 else
   redis.call('ZADD', due, text(now + wait_ms), member)
 end

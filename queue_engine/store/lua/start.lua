@@ -3,7 +3,7 @@
 -- returned together, so no further attempt begins after MAX_STARTED_BYTES.
 --
 -- flags: allow-oom
--- keys of a task: task, body, history, leases, endpoint, deadlines
+-- keys of a task: task, body, history, leases, endpoint, deadlines, turn
 -- keys: stream (that the entry came from), more list (task, body, history and stream of each further entry)
 -- arguments: lease_ms integer, worker_id text,
 --   is_compared flag (an entry of another task is left alone, because the agent may have made up the pair),
@@ -29,12 +29,16 @@ local function start(entry_id, token, address, is_ahead)
   end
   if is_compared and is_of_another(stream, entry_id, task) then return 'STALE' end
   local repeated = state == 'running' and holder == token
+  local place = stream == turn and place_in_lane(entry_id)
   -- The entry's id alone does not identify the queue in which the task waits, because both queues may use the same id.
   local was_there = redis.call('XDEL', stream, entry_id) == 1
   local of_stream = acknowledged[stream] or {}
   acknowledged[stream], of_stream[#of_stream + 1] = of_stream, entry_id
-  if not repeated and (not was_there or state ~= 'queued' or entry ~= entry_id) then return 'STALE' end
-  if not (max and timeout and created and number and spec) then error('the task has not all of its fields') end
+  local is_stale = not was_there or state ~= 'queued' or entry ~= (place or entry_id)
+  local is_whole = max and timeout and created and number and spec
+  if place and was_there and (is_stale or repeated or not is_whole) then leave_key(place) end
+  if is_stale and not repeated then return 'STALE' end
+  if not is_whole then error('the task has not all of its fields') end
   if not repeated then
     local member = names_of(task)
     -- Until now the attempt that lost its lease could have been readopted, so it is recorded only here.
@@ -53,6 +57,7 @@ local function start(entry_id, token, address, is_ahead)
       'started', started, 'updated', started, 'attempts', attempt)
     -- The mark is the token, because agents of an earlier version do not remove it when they begin another attempt.
     if is_ahead and tonumber(spared or 0) < MAX_SPARED then redis.call('HSET', task, 'ahead', token) end
+    if place then count_out_of_lane(place) end
     moved = moved + 1
     new_leases[2 * moved - 1], new_leases[2 * moved] = text(now + lease_ms), member
   end

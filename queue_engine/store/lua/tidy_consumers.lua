@@ -2,11 +2,11 @@
 -- is still alive, its next read creates the consumer again.
 --
 -- flags: allow-oom
--- keys of an endpoint: queue, retry_queue, workers
+-- keys of an endpoint: queue, retry_queue, turn, workers
 -- replies:
 --   OK: forgotten integer, left integer (consumers with entries that another agent must claim first)
 local forgotten, left = 0, 0
-for _, stream in ipairs({ queue, retry_queue }) do
+for _, stream in ipairs({ queue, retry_queue, turn }) do
   local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, 'agents')
   for _, consumer in ipairs(consumers.err and {} or consumers) do
     local facts = {}
