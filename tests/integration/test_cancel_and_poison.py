@@ -134,7 +134,7 @@ async def test_suspects_run_alone(store: Store, programs: Programs, container: H
         await submit(store, endpoint_id, name)
     for name in names:
         if name.startswith("suspect"):
-            await store.redis.hset(store.partitions.of(endpoint_id).task(name), "resets", "2")  # type: ignore[misc]
+            await break_connections(store, endpoint_id, name)
     programs.agent(endpoint_id, container.url, WORKER_AGENT_CONCURRENCY="4")
     for name in names:
         assert (await ended(store, endpoint_id, name)).state is TaskState.SUCCEEDED
@@ -144,10 +144,16 @@ async def test_suspects_run_alone(store: Store, programs: Programs, container: H
         assert beside[name] <= {"fresh_1", "fresh_2", "fresh_3"}
 
 
+async def break_connections(store: Store, endpoint_id: str, task_id: str) -> None:
+    """Let it be a task that has run, and of which two connections broke."""
+    fields = {"resets": "2", "started": "1"}
+    await store.redis.hset(store.partitions.of(endpoint_id).task(task_id), mapping=fields)  # type: ignore[misc]
+
+
 async def suspect(store: Store, endpoint_id: str, task_id: str) -> None:
     """A task that waits and during two attempts of which the connection broke."""
     await submit(store, endpoint_id, task_id)
-    await store.redis.hset(store.partitions.of(endpoint_id).task(task_id), "resets", "2")  # type: ignore[misc]
+    await break_connections(store, endpoint_id, task_id)
 
 
 async def test_nothing_else_is_held_while_a_suspect_runs(
