@@ -1,10 +1,11 @@
 """Measure the cost of work, and the memory for each task, by the number of tasks that have ended or wait.
 
 There is a store for each number of finished tasks, and one in which as many tasks wait as the largest of them has
-finished. Each is filled by the scripts of the transitions themselves, run inside the server. Then the same work is done
-on each of them in turn, many times over. Measured are the processor's time that an operation takes as a whole, here in
-the process that asks for it and in the server, and of that the server's own time for the commands, as INFO commandstats
-has it. The figure is the lower quartile of the rounds, because other programs, which use the caches too, can only add.
+finished. In two further stores tasks wait in lanes: as many in a single one, and MAX_LANES in a lane each. Each is
+filled by the scripts of the transitions themselves, run inside the server. Then the same work is done on each of them
+in turn, many times over. Measured are the processor's time that an operation takes as a whole, here in the process that
+asks for it and in the server, and of that the server's own time for the commands, as INFO commandstats has it. The
+figure is the lower quartile of the rounds, because other programs, which use the caches too, can only add.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,6 +55,7 @@ OUTPUT = json.dumps({"answer": "y" * 50}).encode()
 WAITING = "waiting"
 PROGRESS_STEP = 0.25
 """Share of the work after which progress is printed where no terminal shows a bar."""
+MAX_LANES = 200_000
 GAP_EVERY = 64
 """One task in this number is deleted by hand, before pages among gaps are read."""
 WORKER_ID = "w1"
@@ -73,8 +75,12 @@ async def run(binary: Path, sizes: Sequence[int] = SIZES, rounds: int = ROUNDS, 
     started = time.monotonic()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="queue-engine-growth-")))
-        kinds = [*((size, False) for size in sizes), (max(sizes), True)]
-        histories = [await _opened(stack, binary, folder, size, waiting=waiting) for size, waiting in kinds]
+        largest = max(sizes)
+        lanes = min(MAX_LANES, largest)
+        kinds = [*((size, False, 0) for size in sizes), (largest, True, 0), (largest, True, 1), (lanes, True, lanes)]
+        histories = [
+            await _opened(stack, binary, folder, size, waiting=waiting, lanes=number) for size, waiting, number in kinds
+        ]
         server = await histories[0].store.server()
         allocator = (await histories[0].store.redis.info("memory"))["mem_allocator"]
         if allocator == "libc":
@@ -104,6 +110,8 @@ class History:
     endpoint_id: str
     size: int
     waiting: bool = False
+    lanes: int = 0
+    """Number of lanes in which they wait; 0 for the plain queue."""
     payload: bytes = INPUT
     output: bytes = OUTPUT
     bytes_per_task: float = 0.0
@@ -117,8 +125,15 @@ class History:
 
     @property
     def label(self) -> str:
-        """The number of tasks, and that they wait."""
+        """The number of tasks, and where they wait."""
+        if self.lanes:
+            return f"{self.size:,} in {self.lanes:,} lane{'s' * (self.lanes > 1)}"
         return f"{self.size:,}" + (f" {WAITING}" if self.waiting else "")
+
+    def new_task(self, number: int) -> NewTask:
+        """Return a task to submit. Those with consecutive numbers wait in different lanes."""
+        key = f"key-{number % self.lanes}" if self.lanes else None
+        return replace(_task(self.endpoint_id, f"task-{number:09}", self.payload), fairness_key=key)
 
     # Filling
 
@@ -128,13 +143,14 @@ class History:
         text = _fill_script()
         script = await redis.script_load(text)
         templates = json.dumps((await _templates(self))[: 1 if self.waiting else None])
-        await redis.evalsha(script, 0, templates, "1", str(WARM_UP))  # type: ignore[misc]
+        lanes = str(max(1, self.lanes))
+        await redis.evalsha(script, 0, templates, "1", str(WARM_UP), lanes)  # type: ignore[misc]
         await redis.script_flush("SYNC")
         before = await settled_memory(self.store.redis)
         await redis.script_load(text)
         for first in range(WARM_UP + 1, self.size + 1, FILL_CHUNK):
             last = min(self.size, first + FILL_CHUNK - 1)
-            await redis.evalsha(script, 0, templates, str(first), str(last))  # type: ignore[misc]
+            await redis.evalsha(script, 0, templates, str(first), str(last), lanes)  # type: ignore[misc]
             _progress(f"{self.label} tasks" if self.waiting else f"{self.label} finished tasks", last / self.size)
         await redis.script_flush("SYNC")
         self.bytes_per_task = (await settled_memory(self.store.redis) - before) / (self.size - WARM_UP)
@@ -160,12 +176,7 @@ class History:
     async def submit(self) -> None:
         first = self.number + 1
         self.number += CALLS
-        await asyncio.gather(
-            *(
-                self.store.tasks.enqueue(_task(self.endpoint_id, f"task-{first + index:09}", self.payload))
-                for index in range(CALLS)
-            )
-        )
+        await asyncio.gather(*(self.store.tasks.enqueue(self.new_task(first + index)) for index in range(CALLS)))
 
     async def claim(self) -> None:
         entries = await self.agent.claim(CALLS, block_ms=1)
@@ -215,8 +226,10 @@ class History:
         }
 
 
-async def _opened(stack: AsyncExitStack, binary: Path, parent: Path, size: int, *, waiting: bool) -> History:
-    folder = parent / f"{size}-{WAITING}" if waiting else parent / str(size)
+async def _opened(
+    stack: AsyncExitStack, binary: Path, parent: Path, size: int, *, waiting: bool, lanes: int
+) -> History:
+    folder = parent / (f"{size}-{WAITING}-{lanes}" if waiting else str(size))
     folder.mkdir()
     server = stack.enter_context(StoreServer(binary, folder, variables=server_environment()))
     store = Store(server.url, Sealer(None))
@@ -225,7 +238,7 @@ async def _opened(stack: AsyncExitStack, binary: Path, parent: Path, size: int, 
     config = EndpointConfig(
         "growth", "none", ServiceMode.QUEUE, (Resource("here", "CPU", 1),), 0, 20, max_queued_tasks=2 * size
     )
-    return History(store, (await store.endpoints.create("default", config)).endpoint_id, size, waiting)
+    return History(store, (await store.endpoints.create("default", config)).endpoint_id, size, waiting, lanes)
 
 
 def _task(endpoint_id: str, task_id: str, payload: bytes = INPUT) -> NewTask:
@@ -313,14 +326,14 @@ def _print_table(title: str, labels: Sequence[str], rows: Sequence[tuple[str, li
     """Print the values by label, and the ratio of the last of each kind to the first."""
     widths = [max(len(label), 9) + 2 for label in labels]
     heads = "".join(label.rjust(width) for label, width in zip(labels, widths, strict=True))
-    _say(f"\n{title}, by tasks".ljust(36) + heads + "   ratios       flat")
+    _say(f"\n{title}, by tasks".ljust(36) + heads + "   ratios                 flat")
     for name, values in rows:
-        ratios = [value / values[0] for value in values[1:]][-2:]
+        ratios = [value / values[0] for value in values[1:]][-4:]
         flat = "yes" if max(ratios, default=1) <= 1 + FLAT_PERCENT / 100 else "no"
         cells = "".join(f"{value:.1f}".rjust(width) for value, width in zip(values, widths, strict=False))
         _say(
             f"{name:<35}{cells:<{sum(widths)}}   "
-            + " ".join(f"{ratio:.2f}" for ratio in ratios).ljust(10)
+            + " ".join(f"{ratio:.2f}" for ratio in ratios).ljust(20)
             + f"   {flat}"
         )
 
@@ -335,6 +348,7 @@ def _to_json(server: str, histories: Sequence[History], found: Mapping[tuple[str
         "microseconds": _costs(finished, found, (*OPERATIONS, AMONG_GAPS)),
         "waiting": {
             "sizes": [history.size for history in waiting],
+            "lanes": [history.lanes for history in waiting],
             "bytes per task": [history.bytes_per_task for history in waiting],
             "microseconds": _costs(waiting, found, OPERATIONS),
         },
@@ -397,7 +411,7 @@ _REPLIES: dict[str, list[Any]] = {
 
 
 async def _templates(history: History) -> list[tuple[str, list[str], list[str]]]:
-    """The calls that submit, start and finish a task, with `@id@`, `@entry@` and `@token@` to be filled in."""
+    """The calls that submit, start and finish a task, with `@id@`, `@key@`, `@entry@` and `@token@` to be filled in."""
     store, recorder = history.store, _Recorder()
     scripts = Scripts(recorder.submit)
     tasks = TaskStore(store.redis, scripts, store.partitions, store.sealer)
@@ -406,7 +420,7 @@ async def _templates(history: History) -> list[tuple[str, list[str], list[str]]]
         AgentSpecs(store.sealer.for_endpoint(history.endpoint_id), store.sealer),
         endpoint_id=history.endpoint_id, worker_id=WORKER_ID, lease_ms=3_600_000,
     )  # fmt: skip
-    await tasks.enqueue(_task(history.endpoint_id, "@id@"))
+    await tasks.enqueue(replace(_task(history.endpoint_id, "@id@"), fairness_key="@key@" if history.lanes else None))
     queue = store.partitions.of(history.endpoint_id).queue
     await claims.start(Entry(queue, "@entry@", "@id@", "@token@"), address="127.0.0.1:9000")
     await claims.settle(Lease(history.endpoint_id, "@id@", "@token@"), Succeeded(OUTPUT))
@@ -414,7 +428,7 @@ async def _templates(history: History) -> list[tuple[str, list[str], list[str]]]
 
 
 def _fill_script() -> str:
-    """The scripts as functions of one script. ARGV 1 templates (JSON) 2 first number 3 last number."""
+    """The scripts as functions of one script. ARGV 1 templates (JSON) 2 first number 3 last number 4 number of keys."""
     parts = ["#!lua", "local scripts = {}"]
     for name in _REPLIES:
         body = load_scripts()[name].text.partition("\n")[2]
@@ -425,7 +439,8 @@ def _fill_script() -> str:
 _FILL = """
 local templates = cjson.decode(ARGV[1])
 for number = tonumber(ARGV[2]), tonumber(ARGV[3]) do
-  local values = { ['@id@'] = string.format('task-%09d', number), ['@token@'] = string.format('%032d', number) }
+  local values = { ['@id@'] = string.format('task-%09d', number), ['@token@'] = string.format('%032d', number),
+    ['@key@'] = string.format('key-%d', number % tonumber(ARGV[4])) }
   for _, template in ipairs(templates) do
     local name, given = template[1], { {}, {} }
     for kind = 1, 2 do
