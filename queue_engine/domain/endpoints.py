@@ -299,6 +299,7 @@ class TaskCounts:
     """Number of an endpoint's tasks by state. Finished tasks count as long as they are retained."""
 
     queued: int = 0
+    """All that wait for a worker, whatever their priority."""
     running: int = 0
     scheduled: int = 0
     success: int = 0

@@ -45,6 +45,8 @@ class WaitingCode(StrEnum):
     """Workers start, and none runs."""
     SUSPECT = "SUSPECT"
     """Earlier attempts lost their worker or connection, so the task waits for a worker that runs it alone."""
+    KEY_LIMIT = "KEY_LIMIT"
+    """As many tasks of its fairness key run as may."""
     RATE_LIMIT = "RATE_LIMIT"
     """The endpoint's rate limit lets no attempt begin now."""
     ALL_BUSY = "ALL_BUSY"
@@ -72,6 +74,9 @@ class Waiting:
     """Time until the tasks before it have begun; None if the workers' run times are not known."""
     is_approximate: bool = False
     """True if `ahead` was estimated."""
+    running: int | None = None
+    """With KEY_LIMIT, number of tasks of its fairness key that run; next, number of them that may."""
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -186,6 +191,7 @@ def waiting_of(
         or _of_endpoint(facts, crew, errors)
         or _of_workers(facts, crew, errors, platform)
         or _of_suspicion(facts)
+        or _of_key_limit(facts)
         or _of_rate_limit(facts)
         or _of_queue(facts, crew)
     )
@@ -290,6 +296,18 @@ def _of_suspicion(facts: WaitFacts) -> Waiting | None:
     )
 
 
+def _of_key_limit(facts: WaitFacts) -> Waiting | None:
+    lane = facts.lane
+    if lane is None or not lane.key_limit or lane.key_running < lane.key_limit:
+        return None
+    are = "task of its fairness key runs" if lane.key_running == 1 else "tasks of its fairness key run"
+    message = (
+        f"{lane.key_running} {are}, of {lane.key_limit} that may run at once. It begins after one of them has ended."
+    )
+    found = _because(facts, WaitingCode.KEY_LIMIT, message)
+    return replace(found, running=lane.key_running, limit=lane.key_limit)
+
+
 def _of_rate_limit(facts: WaitFacts) -> Waiting | None:
     if facts.starts_per_second is None or facts.tokens is None or facts.tokens >= 1 - ROUNDING:
         return None
@@ -302,7 +320,7 @@ def _of_rate_limit(facts: WaitFacts) -> Waiting | None:
 
 
 def _of_queue(facts: WaitFacts, crew: Crew) -> Waiting:
-    ahead, is_exact = (0, False) if facts.line is None else ahead_of(facts.line)
+    ahead, is_exact = _ahead_at_all(facts)
     running = crew.running(facts.now_ms)
     workers = counted(len(running), "worker")
     if ahead == 0:
@@ -327,6 +345,24 @@ def _of_queue(facts: WaitFacts, crew: Crew) -> Waiting:
         eta_seconds=None if eta_seconds is None else round(eta_seconds, 3),
         is_approximate=not is_exact,
     )
+
+
+def _ahead_at_all(facts: WaitFacts) -> tuple[int, bool]:
+    own, is_exact = (0, False) if facts.line is None else ahead_of(facts.line)
+    if facts.lane is None:
+        return own, is_exact
+    before = own if facts.lane.before is None else facts.lane.before
+    return ahead_in_lanes(facts.lane, before), False
+
+
+def ahead_in_lanes(lane: LaneFacts, before: int) -> int:
+    """Return about how many tasks go before a task that has `before` tasks before it in its lane.
+
+    Each lane of the level has a turn before the task for each task of its own lane, unless it has no more tasks, and
+    higher levels go first. The share of the levels below is left out.
+    """
+    in_level = min(lane.level_waiting - 1, (before + 1) * max(1, lane.lanes) - 1)
+    return max(0, in_level) + lane.higher_waiting
 
 
 def ahead_of(line: Line) -> tuple[int, bool]:
