@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
+
+Priority = Literal["high", "normal", "low"]
 
 
 class SubmitFields(TypedDict, total=False):
@@ -19,6 +21,8 @@ class SubmitFields(TypedDict, total=False):
     queue_ttl_seconds: float
     delay_seconds: float
     run_at: datetime | str | int
+    priority: Priority
+    fairness_key: str
 
 
 Time = int | str | datetime
@@ -35,6 +39,7 @@ class TaskFilterFields(TypedDict, total=False):
     finished_after: Time
     finished_before: Time
     tag: str
+    fairness_key: str
     worker_id: str
     error_contains: str
     delivery_status: str
@@ -64,6 +69,8 @@ class UpdateFields(TypedDict, total=False):
     max_queued_tasks: int | None
     max_submits_per_second: int | None
     rate_limit: Mapping[str, Any] | None
+    max_concurrency_per_key: int | None
+    default_priority: Priority | None
     result_retention_seconds: int | None
     queue_ttl_seconds: float | None
     cancel_uri: str | None

@@ -30,6 +30,10 @@ class Waiting(View):
     until: int | None = None
     ahead: int | None = None
     """Number of tasks that go before it."""
+    running: int | None = None
+    """With KEY_LIMIT: number of tasks of its fairness key that run."""
+    limit: int | None = None
+    """With KEY_LIMIT: number of them that may run."""
     eta_seconds: float | None = None
     """Time until these have begun."""
     approximate: bool = False
@@ -59,6 +63,9 @@ class TaskInfo(View):
     next_delivery_at: int | None = None
     run_at: int | None = None
     """Time before which it does not begin, if one was given."""
+    priority: str = "normal"
+    """high, normal or low."""
+    fairness_key: str | None = None
     created_at: int
     updated_at: int | None = None
     started_at: int | None = None
@@ -118,11 +125,20 @@ class Batch(View):
     items: list[BatchItem]
 
 
+class PriorityCounts(View):
+    """Numbers of queued tasks by priority."""
+
+    high: int = 0
+    normal: int = 0
+    low: int = 0
+
+
 class TaskCounts(View):
     """Numbers of tasks of an endpoint."""
 
     processing: int
     queued: int
+    queued_by_priority: PriorityCounts = PriorityCounts()
     running: int
     scheduled: int = 0
     delivered: int

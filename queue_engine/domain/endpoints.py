@@ -20,6 +20,7 @@ from queue_engine.domain.field_types import (
 )
 from queue_engine.domain.rates import MAX_SUBMITS_PER_SECOND
 from queue_engine.domain.retry import DEFAULT_RETRY_ON, TASK_RETRY_DELAYS_SECONDS, RetryOn, TaskRetryPolicy
+from queue_engine.domain.tasks import Priority
 from queue_engine.domain.workers import WorkerStatus
 
 DEFAULT_CONCURRENCY = 1
@@ -29,6 +30,7 @@ MAX_START_TIMEOUT_SECONDS = 86_400
 MAX_WORKERS = 1000
 MAX_RETENTION_SECONDS = 31_536_000
 MAX_BUSY_SECONDS = 86_400
+MAX_CONCURRENCY_PER_KEY = 1_000_000
 
 
 class ServiceMode(StrEnum):
@@ -215,6 +217,24 @@ class EndpointConfig:
         Setting(
             "Limit of the attempts that begin, retries included: `perSecond` on average, and `burst` at once. No limit "
             "by default",
+            renews_workers=False,
+            for_scripts=True,
+        ),
+    ] = None
+    max_concurrency_per_key: Annotated[
+        Annotated[int, Field(ge=1, le=MAX_CONCURRENCY_PER_KEY)] | None,
+        Setting(
+            "Maximum number of tasks with the same `fairnessKey` that run at once. No limit by default",
+            renews_workers=False,
+            for_scripts=True,
+            stored="key_limit",
+        ),
+    ] = None
+    default_priority: Annotated[
+        Priority | None,
+        Field(strict=False),
+        Setting(
+            "Priority of tasks that are submitted without one: `high`, `normal` or `low`. Null means `normal`",
             renews_workers=False,
             for_scripts=True,
         ),

@@ -138,6 +138,16 @@ Tags = Annotated[
     AfterValidator(_as_set),
     Field(json_schema_extra={"maxItems": MAX_TAGS}),
 ]
+FAIRNESS_KEY_PATTERN = r"[A-Za-z0-9_.@-]{1,40}"
+FAIRNESS_KEY_RULE = "must be 1–40 of letters, digits and _.@-"
+
+FairnessKey = Annotated[
+    str,
+    matching(FAIRNESS_KEY_PATTERN, FAIRNESS_KEY_RULE),
+    Field(json_schema_extra={"minLength": 1, "maxLength": 40}),
+]
+"""The name of those whose tasks take turns with the tasks of others."""
+
 Metadata = Annotated[
     dict[Annotated[str, Field(min_length=1, max_length=40)], Annotated[str, Field(max_length=256)]],
     BeforeValidator(_few_pairs),

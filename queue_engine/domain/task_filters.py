@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from queue_engine.domain.definitions import Definition, definitions_of
-from queue_engine.domain.field_types import TAG_PATTERN, TAG_RULE
+from queue_engine.domain.field_types import FAIRNESS_KEY_PATTERN, FAIRNESS_KEY_RULE, TAG_PATTERN, TAG_RULE
 from queue_engine.domain.tasks import TERMINAL_STATES, DeliveryStatus, TaskState, TaskStatus
 from queue_engine.rules.webhook_urls import MAX_URL_CHARACTERS, InvalidWebhook, parse_webhook
 
@@ -126,6 +126,14 @@ class TaskFilters:
             "Only tasks with this tag",
             parse=_text_of(TAG_PATTERN, TAG_RULE),
             schema={"pattern": f"^{TAG_PATTERN}$"},
+        ),
+    ] = None
+    fairness_key: Annotated[
+        str | None,
+        TaskFilter(
+            "Only tasks with this fairness key",
+            parse=_text_of(FAIRNESS_KEY_PATTERN, FAIRNESS_KEY_RULE),
+            schema={"pattern": f"^{FAIRNESS_KEY_PATTERN}$"},
         ),
     ] = None
     worker_id: Annotated[

@@ -19,6 +19,7 @@ from queue_engine.domain.field_types import (
     Delay,
     EpochMs,
     ExecutionTimeout,
+    FairnessKey,
     ForwardedHeaders,
     Metadata,
     Port,
@@ -276,10 +277,21 @@ class NewTask:
             asked="run_at",
         ),
     ] = None
-    priority: Priority | None = None
-    """None: the endpoint's default."""
-    fairness_key: str | None = None
-    """Tasks with the same key take turns with those of other keys."""
+    priority: Annotated[
+        Priority | None,
+        Field(strict=False),
+        TaskField(
+            "`high`, `normal` or `low`: higher levels begin first, and lower ones keep a share. By default the "
+            "endpoint's `defaultPriority`",
+        ),
+    ] = None
+    fairness_key: Annotated[
+        FairnessKey | None,
+        TaskField(
+            "Name of those whose tasks take turns with the tasks of other keys, such as a customer; 1–40 of "
+            "`[A-Za-z0-9_.@-]`",
+        ),
+    ] = None
 
     @property
     def lane(self) -> str | None:

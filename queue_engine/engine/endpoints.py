@@ -18,6 +18,7 @@ from queue_engine.domain.tenants import Limit
 from queue_engine.engine.access import check_has_access, check_may, check_sees
 from queue_engine.engine.audit import Audit
 from queue_engine.engine.destinations import DestinationGuard
+from queue_engine.engine.lanes_gate import LanesGate
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.secret_fields import secret_errors
 from queue_engine.engine.tenant_limits import Reached, TenantLimits
@@ -102,8 +103,10 @@ class Endpoints:
         audit: Audit,
         one_tenant: OneTenant,
         workers: WorkerStore,
+        lanes: LanesGate,
     ) -> None:
         self._endpoints = endpoints
+        self._lanes = lanes
         self._workers = workers
         self._credentials = credentials
         self._sealer = sealer
@@ -183,7 +186,8 @@ class Endpoints:
     async def create(self, principal: Principal, config: EndpointConfig) -> NewEndpoint:
         """Create an endpoint. Raises InvalidRequest, and QuotaReached at a limit of the tenant.
 
-        Raises StateConflict if another tenant has endpoints, and the engine cannot keep their workers apart.
+        Raises StateConflict if another tenant has endpoints, and the engine cannot keep their workers apart, and for
+        settings of lanes while a process of an earlier version works.
         """
         config = self._ceilings.applied(config)
         webhook = parse_webhook(config.webhook) if config.webhook else None
@@ -193,6 +197,8 @@ class Endpoints:
         await self._limits.check_workers(principal.tenant, config.workers)
         await self._check_is_kept_apart(principal)
         endpoint_id = await from_store(self._endpoints.new_id())
+        if any(_lanes_of(config)):
+            await self._lanes.check(endpoint_id)
         call = self._create(principal, config, endpoint_id)
         created = await self._change(principal, Action.CREATE_ENDPOINT, endpoint_id, call)
         await self._note(principal, Action.CREATE_ENDPOINT, endpoint_id)
@@ -234,7 +240,8 @@ class Endpoints:
         An environment of None stays as it is. `references` holds the new values. `edit` is called again if another
         request changed the endpoint in between. Raises InvalidRequest, Forbidden for another credential if the
         principal may not use those of the tenant, QuotaReached for more workers and for an environment while the tenant
-        may not store more, and the errors of `edit`.
+        may not store more, StateConflict for settings of lanes while a process of an earlier version works, and the
+        errors of `edit`.
         """
         check_sees(principal, before)
         raise_for(await self.field_errors(principal, references, before))
@@ -244,7 +251,10 @@ class Endpoints:
 
         if references.environment:
             await self._limits.check_room(principal.tenant)
-        await self._limits.check_workers(principal.tenant, edited(before.config).workers, before=before.config.workers)
+        after = edited(before.config)
+        await self._limits.check_workers(principal.tenant, after.workers, before=before.config.workers)
+        if any(_lanes_of(after)) and _lanes_of(after) != _lanes_of(before.config):
+            await self._lanes.check(before.endpoint_id)
         credential_id = references.credential_id
         if credential_id is not None and not await from_store(
             self._credentials.use(principal.tenant, credential_id, before.endpoint_id)
@@ -380,3 +390,8 @@ class Endpoints:
         credential_id = endpoint.config.credential_id
         if credential_id is not None:
             await from_store(self._credentials.release(credential_id, endpoint.endpoint_id))
+
+
+def _lanes_of(config: EndpointConfig) -> tuple[object, object]:
+    """Return the settings that processes and agents of an earlier version do not know."""
+    return config.default_priority, config.max_concurrency_per_key

@@ -95,6 +95,7 @@ class Engine:
             self.audit,
             store.one_tenant,
             store.workers,
+            lanes,
         )
         self.credentials = Credentials(store.credentials, sealer, tenant_limits, self.audit)
         self.keys = Keys(store.api_keys, store.endpoints, self.audit)

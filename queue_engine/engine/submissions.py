@@ -34,7 +34,7 @@ from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.ids import task_id_from
 from queue_engine.domain.principals import Principal
 from queue_engine.domain.rates import RateState
-from queue_engine.domain.tasks import SPEC_FIELDS, NewTask, TaskSpec
+from queue_engine.domain.tasks import SPEC_FIELDS, NewTask, Priority, TaskSpec
 from queue_engine.engine.access import check_has_access
 from queue_engine.engine.destinations import DestinationGuard
 from queue_engine.engine.lanes_gate import LanesGate
@@ -78,6 +78,8 @@ class TaskRequest:
     queue_ttl_seconds: float | None = None
     delay_seconds: float | None = None
     run_at_ms: int | None = None
+    priority: Priority | None = None
+    fairness_key: str | None = None
 
     def fingerprint(self, key: bytes) -> str:
         """Return the fingerprint. It does not depend on the spacing outside `input` or on the order of the fields.
@@ -104,9 +106,14 @@ class TaskRequest:
         the same.
         """
         given = ((asked, getattr(self.spec, name), default) for name, asked, default in _LATER)
-        times = {"delay_seconds": self.delay_seconds, "run_at": self.run_at_ms}
+        others = {
+            "delay_seconds": self.delay_seconds,
+            "run_at": self.run_at_ms,
+            "priority": self.priority,
+            "fairness_key": self.fairness_key,
+        }
         return {asked: value for asked, value, default in given if value != default} | {
-            name: value for name, value in times.items() if value is not None
+            name: value for name, value in others.items() if value is not None
         }
 
 
@@ -280,6 +287,8 @@ class Submissions:
             queue_ttl_seconds=request.queue_ttl_seconds,
             delay_seconds=request.delay_seconds,
             run_at_ms=request.run_at_ms,
+            priority=request.priority,
+            fairness_key=request.fairness_key,
         )
 
     async def _compare_with_accepted(self, task: NewTask, request: TaskRequest, conflict: Enqueued) -> Enqueued:

@@ -522,7 +522,9 @@ def _encoded(setting: Defined[Setting], value: Any) -> Any:
 
 def _decoded(setting: Defined[Setting], value: Any) -> Any:
     codec = _CODECS.get(setting.name)
-    if value is None or codec is None:
+    if value is None:
+        return None
+    if codec is None:
         return setting.kind(value) if issubclass(setting.kind, StrEnum) else value
     return codec[1](value)
 

@@ -269,6 +269,62 @@ async def test_tasks_behind_others(
     assert waiting["message"] == "2 tasks go before it, and 1 worker runs."
 
 
+async def test_a_task_whose_key_runs_as_many_as_it_may(
+    api: RunningApi, programs: Programs, container: HttpServer, gate: threading.Event
+) -> None:
+    endpoint_id = await api.create_endpoint(concurrency=3, maxConcurrencyPerKey=1)
+    container.answer = held(gate)
+    await agent_runs(api, programs, endpoint_id, container)
+    await submit(api, endpoint_id, "first", fairnessKey="acme")
+    await runs(api, endpoint_id, "first")
+    await submit(api, endpoint_id, "second", fairnessKey="acme")
+    await submit(api, endpoint_id, "urgent", fairnessKey="acme", priority="high")
+    await submit(api, endpoint_id, "other", fairnessKey="other")
+    await runs(api, endpoint_id, "other")
+    for task_id in ("second", "urgent"):
+        waiting = await waits_for(api, endpoint_id, task_id, WaitingCode.KEY_LIMIT)
+        assert (waiting["running"], waiting["limit"], waiting["ahead"], waiting["until"]) == (1, 1, None, None)
+        assert waiting["message"] == (
+            "1 task of its fairness key runs, of 1 that may run at once. It begins after one of them has ended."
+        )
+    answer = await api.client.patch(f"/v2/serverless/{endpoint_id}", json={"maxConcurrencyPerKey": 2})
+    assert answer.status_code == 200, answer.text
+    await runs(api, endpoint_id, "urgent")
+    waiting = await waits_for(api, endpoint_id, "second", WaitingCode.KEY_LIMIT)
+    assert (waiting["running"], waiting["limit"]) == (2, 2)
+    gate.set()
+
+    async def ended() -> bool:
+        task = await api.store.tasks.brief(endpoint_id, "second")
+        return task is not None and task.state == "succeeded"
+
+    await wait_until_async(ended, message="a task of the key stays parked")
+
+
+async def test_tasks_behind_other_keys_and_priorities(
+    api: RunningApi, programs: Programs, container: HttpServer, gate: threading.Event
+) -> None:
+    endpoint_id = await api.create_endpoint()
+    container.answer = held(gate)
+    await agent_runs(api, programs, endpoint_id, container)
+    await submit(api, endpoint_id, "t0")
+    await runs(api, endpoint_id, "t0")
+    await submit(api, endpoint_id, "a1", "a2", "a3", fairnessKey="a")
+    assert (await waits_for(api, endpoint_id, "a1", WaitingCode.NEXT))["ahead"] == 0
+    assert (await waits_for(api, endpoint_id, "a3", WaitingCode.ALL_BUSY))["ahead"] == 2
+    await submit(api, endpoint_id, "b1", fairnessKey="b")
+    await submit(api, endpoint_id, "plain")
+    await submit(api, endpoint_id, "low", priority="low")
+    expected = {"a1": 2, "a2": 4, "a3": 4, "b1": 2, "plain": 2, "low": 5}
+    for task_id, ahead in expected.items():
+        waiting = await waits_for(api, endpoint_id, task_id, WaitingCode.ALL_BUSY)
+        assert (task_id, waiting["ahead"], waiting["approximate"]) == (task_id, ahead, True)
+    await submit(api, endpoint_id, "high", priority="high")
+    assert (await waits_for(api, endpoint_id, "high", WaitingCode.NEXT))["ahead"] == 0
+    waiting = await waits_for(api, endpoint_id, "low", WaitingCode.ALL_BUSY)
+    assert waiting["message"] == "About 6 tasks go before it, and 1 worker runs."
+
+
 async def test_the_estimate_of_the_time_is_within_a_factor_of_two(
     api: RunningApi, programs: Programs, container: HttpServer
 ) -> None:

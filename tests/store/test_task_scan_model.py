@@ -11,7 +11,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.task_filters import TASK_FILTERS, TaskFilters
-from queue_engine.domain.tasks import DeliveryStatus, Failed, Outcome, Succeeded, Task, TaskState, TaskStatus, TryAgain
+from queue_engine.domain.tasks import (
+    DeliveryStatus,
+    Failed,
+    Outcome,
+    Priority,
+    Succeeded,
+    Task,
+    TaskState,
+    TaskStatus,
+    TryAgain,
+)
 from queue_engine.store.codec import TaskSpecs
 from queue_engine.store.outbox.outbox import Outbox
 from queue_engine.store.queue import Started, TaskQueue
@@ -28,6 +38,13 @@ PARTS = ["o", "500", "caf", "é", "memory", "needle", "n", "100%", "(", "x"]
 RUNNERS = ["w1", "w2"]
 TAGS = ["team", "team:a", "te", "z/9"]
 """A tag that begins with another one, and tags in which characters sort before and after digits and spaces."""
+LANES: list[dict[str, object]] = [
+    {},
+    {"fairness_key": "acme"},
+    {"fairness_key": "acm", "priority": Priority.HIGH},
+    {"priority": Priority.LOW},
+]
+"""Lanes of tasks: none, two keys of which one begins with the other, and one without a key."""
 
 LIVES = examples(
     25,
@@ -52,6 +69,7 @@ def matches(task: Task, filters: TaskFilters) -> bool:
         filters.finished_after is None or (finished is not None and finished >= filters.finished_after),
         filters.finished_before is None or (finished is not None and finished < filters.finished_before),
         filters.tag is None or filters.tag in task.spec.tags,
+        filters.fairness_key in (None, task.fairness_key),
         filters.worker_id in (None, task.worker_id),
         filters.error_contains is None or (task.error is not None and filters.error_contains in task.error),
         filters.delivery_status in (None, task.delivery_status),
@@ -140,7 +158,8 @@ class Lists(RuleBasedStateMachine):
         if kind % 3 == 2:
             webhook = replace(webhook, webhook_destination=LONG_DESTINATION)
         webhook = replace(webhook, tags=sorted({TAGS[kind % 4], TAGS[name % 4]} if name % 3 else set()))
-        await self.bench.submit(task_id, spec=webhook, input=INPUTS[kind % len(INPUTS)])
+        lane = LANES[(kind + name) % len(LANES)]
+        await self.bench.submit(task_id, spec=webhook, input=INPUTS[kind % len(INPUTS)], **lane)
         self.names.append(task_id)
         if kind % 7 == 6:
             await self._make_entry_old()
@@ -232,6 +251,7 @@ class Lists(RuleBasedStateMachine):
             "finished_after": times,
             "finished_before": times,
             "tag": st.sampled_from([*TAGS, "team:"]),
+            "fairness_key": st.sampled_from(["acme", "acm", "a"]),
             "worker_id": st.sampled_from(RUNNERS),
             "error_contains": st.sampled_from(PARTS),
             "delivery_status": st.sampled_from(DeliveryStatus),

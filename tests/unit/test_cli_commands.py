@@ -187,6 +187,21 @@ def test_submit_sends_everything_and_the_input_as_it_is() -> None:
     }  # fmt: skip
 
 
+def test_a_task_is_submitted_with_its_priority_and_key() -> None:
+    api = FakeApi({f"POST {TASKS}": {"taskId": "t1"}})
+    options = ("--priority", "high", "--fairness-key", "acme")
+    api.run("tasks", "submit", "7", "--port", "1", "--path", "/", "--input", "1", *options)
+    assert api.body() == {
+        "processUri": "/", "workerPort": 1, "input": 1, "priority": "high", "fairnessKey": "acme"
+    }  # fmt: skip
+
+
+def test_the_settings_of_lanes_are_options_of_an_endpoint() -> None:
+    api = FakeApi({f"PATCH {ONE}": endpoint()})
+    api.run("endpoints", "update", "7", "--max-concurrency-per-key", "2", "--default-priority", "low")
+    assert api.body() == {"maxConcurrencyPerKey": 2, "defaultPriority": "low"}
+
+
 def test_submit_reads_its_input_from_a_file_or_a_pipe(tmp_path: Path) -> None:
     file = tmp_path / "input.json"
     file.write_text('"grüße"')

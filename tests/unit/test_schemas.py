@@ -325,7 +325,7 @@ def test_null_clears_or_brings_back_the_default() -> None:
         "executionTimeoutSeconds": 9, "maxAttempts": 2, "maxQueuedTasks": 2, "resultRetentionSeconds": 2,
         "queueTtlSeconds": 2, "cancelUri": "/c", "readyPath": "/r", "startTimeoutSeconds": 60, "maxBusySeconds": 2,
         "retryOn": [], "retryDelaysSeconds": [9], "environmentVars": [], "maxSubmitsPerSecond": 2,
-        "rateLimit": {"perSecond": 0.5, "burst": 2},
+        "rateLimit": {"perSecond": 0.5, "burst": 2}, "maxConcurrencyPerKey": 2, "defaultPriority": "low",
     }  # fmt: skip
     before = creation(**given).config()
     assert change(before, **dict.fromkeys(given)) == creation().config()

@@ -8,10 +8,12 @@ from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig
 from queue_engine.domain.tasks import Attempt, AttemptOutcome, TaskState
 from queue_engine.domain.waiting import (
     Crew,
+    LaneFacts,
     Line,
     WaitFacts,
     Waiting,
     WaitingCode,
+    ahead_in_lanes,
     ahead_of,
     length,
     problem_of,
@@ -73,6 +75,17 @@ def behind(number: int, **changes: object) -> WaitFacts:
     """Return the facts about a task behind others in the queue of new tasks."""
     line = Line(is_new=True, depth=number + 1, other_depth=0, before=number)
     return replace(QUEUED, line=line, **changes)  # type: ignore[arg-type]
+
+
+def in_lane(before: int | None, lane: dict[str, int] | None = None, *, line: Line | None = None) -> WaitFacts:
+    """Return the facts about a task of an endpoint with three lanes of its level, 20 waiting tasks in them, and 5 tasks
+    of higher levels."""
+    known = {"lanes": 3, "level_waiting": 20, "higher_waiting": 5, "key_running": 0, "key_limit": 0}
+    facts = LaneFacts(before, **(known | (lane or {})))
+    return replace(QUEUED, line=line, lane=facts)
+
+
+AT_LIMIT = {"key_running": 2, "key_limit": 2}
 
 
 @pytest.mark.parametrize(
@@ -159,6 +172,35 @@ def behind(number: int, **changes: object) -> WaitFacts:
             "2 attempts of the task lost their worker or connection, so it waits until a worker can run it alone.",
         ),
         (
+            in_lane(4, AT_LIMIT), [RUNS], WaitingCode.KEY_LIMIT,
+            "2 tasks of its fairness key run, of 2 that may run at once. It begins after one of them has ended.",
+        ),
+        (
+            replace(in_lane(0, {"key_running": 1, "key_limit": 1}), tokens=0, starts_per_second=1), [RUNS],
+            WaitingCode.KEY_LIMIT,
+            "1 task of its fairness key runs, of 1 that may run at once. It begins after one of them has ended.",
+        ),
+        (
+            replace(in_lane(0, AT_LIMIT), losses=2), [RUNS], WaitingCode.SUSPECT,
+            "2 attempts of the task lost their worker or connection, so it waits until a worker can run it alone.",
+        ),
+        (
+            replace(in_lane(0, AT_LIMIT), is_paused=True), [RUNS], WaitingCode.PAUSED,
+            "The endpoint's queue is paused. Its tasks wait until it is resumed.",
+        ),
+        (
+            in_lane(1, {"key_running": 1, "key_limit": 2}), [RUNS], WaitingCode.ALL_BUSY,
+            "About 10 tasks go before it. 1 worker begins 2 tasks per second, so it begins in about 5 s.",
+        ),
+        (
+            in_lane(None, line=replace(FIRST, before=1, depth=2)), [RUNS], WaitingCode.ALL_BUSY,
+            "About 10 tasks go before it. 1 worker begins 2 tasks per second, so it begins in about 5 s.",
+        ),
+        (
+            in_lane(0, {"lanes": 1, "higher_waiting": 0}), [RUNS], WaitingCode.NEXT,
+            "No task goes before it: the next free slot of 1 worker takes it.",
+        ),
+        (
             behind(1), [worker(slots=1, mean_run_ms=60_000)], WaitingCode.ALL_BUSY,
             "1 task goes before it. 1 worker begins a task every 60 s, so it begins in about 60 s.",
         ),
@@ -191,6 +233,31 @@ def test_the_first_reason_that_holds_is_given(
     else:
         assert waiting.until_ms == (facts.due_ms if code in (WaitingCode.SCHEDULED, WaitingCode.BACKOFF) else None)
     assert (waiting.ahead is not None) == (code in (WaitingCode.ALL_BUSY, WaitingCode.NEXT))
+
+
+def test_a_limit_of_a_key_tells_its_numbers() -> None:
+    waiting = waiting_of(in_lane(0, {"key_running": 3, "key_limit": 2}), Crew([RUNS]))
+    assert (waiting.running, waiting.limit, waiting.ahead) == (3, 2, None)
+
+
+@pytest.mark.parametrize(
+    ("before", "lanes", "level", "higher", "ahead"),
+    [
+        (0, 1, 1, 0, 0),  # alone
+        (0, 1, 9, 0, 0),  # first of its lane, which is the only one
+        (3, 1, 9, 0, 3),
+        (0, 10, 50, 0, 9),  # each other lane has a turn
+        (2, 10, 50, 0, 29),
+        (4, 10, 12, 0, 11),  # others have too few tasks for that many turns
+        (0, 1, 1, 7, 7),  # behind a higher level
+        (2, 3, 30, 7, 15),
+        (0, 0, 1, 0, 0),  # its lane is parked, or has just been emptied
+    ],
+)
+def test_the_lanes_of_a_level_take_turns_behind_the_levels_above(
+    before: int, lanes: int, level: int, higher: int, ahead: int
+) -> None:
+    assert ahead_in_lanes(LaneFacts(before, lanes, level, higher, 0, 0), before) == ahead
 
 
 @pytest.mark.parametrize("facts", [SCHEDULED, replace(QUEUED, desired=DesiredState.STOPPED), QUEUED])

@@ -55,7 +55,7 @@ class EndpointRoutes:
             Operation(
                 "POST", "/v2/serverless", self.create_endpoint, right=Right.MANAGE_TENANT,
                 summary="Create an endpoint", tag=TAG,
-                response=Success[NewEndpointView], takes=CreateEndpoint, failures=(400, 401, 413, 415, 429, 503),
+                response=Success[NewEndpointView], takes=CreateEndpoint, failures=(400, 401, 409, 413, 415, 429, 503),
             ),
             Operation(
                 "GET", "/v2/serverless", self.list_endpoints, right=Right.VIEW,
@@ -71,7 +71,7 @@ class EndpointRoutes:
                 "PATCH", "/v2/serverless/{id}", self.update_endpoint, right=Right.MANAGE,
                 summary="Change an endpoint", tag=TAG,
                 response=Success[EndpointView], takes=UpdateEndpoint, parameters=[ENDPOINT_ID],
-                failures=(400, 401, 404, 413, 415, 429, 503),
+                failures=(400, 401, 404, 409, 413, 415, 429, 503),
             ),
             Operation(
                 "DELETE", "/v2/serverless/{id}", self.delete_endpoint, right=Right.MANAGE,

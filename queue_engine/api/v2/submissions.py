@@ -16,7 +16,7 @@ from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.field_types import matching
 from queue_engine.domain.principals import Principal
-from queue_engine.domain.tasks import SPEC_FIELDS, TASK_FIELDS, TaskField, TaskSpec
+from queue_engine.domain.tasks import SPEC_FIELDS, TASK_FIELDS, Priority, TaskField, TaskSpec
 from queue_engine.engine.submissions import Submissions, TaskRequest
 from queue_engine.rules.strict_json import JsonObject
 from queue_engine.rules.webhook_urls import Webhook
@@ -91,6 +91,8 @@ if TYPE_CHECKING:
         queue_ttl_seconds: float | None
         delay_seconds: float | None
         run_at: int | None
+        priority: Priority | None
+        fairness_key: str | None
 
 else:
     _Fields = create_model("_Fields", __base__=_Identity, **{one.asked: _member(one) for one in TASK_FIELDS})
@@ -127,6 +129,8 @@ class SubmitTask(_Fields):
             queue_ttl_seconds=self.queue_ttl_seconds,
             delay_seconds=self.delay_seconds,
             run_at_ms=self.run_at,
+            priority=self.priority,
+            fairness_key=self.fairness_key,
         )
 
 

@@ -20,6 +20,7 @@ from queue_engine.domain.tasks import (
     Attempt,
     AttemptOutcome,
     DeliveryStatus,
+    Priority,
     Task,
     TaskPage,
     TaskState,
@@ -77,6 +78,8 @@ class TaskView(_TaskFields):
     execution_timeout_seconds: float = Field(description="Time limit of one attempt")
     queue_ttl_seconds: float | None = Field(description="Time limit of waiting in the queue; null: none")
     run_at: int | None = Field(description="Time before which it does not begin, if one was given that was ahead")
+    priority: Priority = Field(description="Level of the task: higher levels begin first, and lower ones keep a share")
+    fairness_key: str | None = Field(description="Name of those whose tasks take turns with the tasks of other keys")
     created_at: int = Field(description="Time of acceptance")
     updated_at: int = Field(description="Time of the last change")
     started_at: int | None = Field(description="Time at which its latest attempt began")
@@ -106,6 +109,8 @@ def task_view(task: Task, endpoint: Endpoint) -> dict[str, Any]:
         "executionTimeoutSeconds": plain(task.timeout_seconds),
         "queueTtlSeconds": plain(task.queue_ttl_seconds),
         "runAt": task.run_at_ms,
+        "priority": task.priority,
+        "fairnessKey": task.fairness_key,
         "createdAt": task.created_at_ms,
         "updatedAt": task.updated_at_ms,
         "startedAt": task.started_at_ms,
@@ -131,11 +136,16 @@ class WaitingView(View):
     since: int = Field(description="Time since which the task has been queued or scheduled")
     until: int | None = Field(description="Time at which this reason ends; null if it is not known")
     ahead: int | None = Field(description="Number of tasks that go before it, with ALL_BUSY and NEXT")
+    running: int | None = Field(description="Number of tasks of its fairness key that run, with KEY_LIMIT")
+    limit: int | None = Field(description="Number of tasks of its fairness key that may run, with KEY_LIMIT")
     eta_seconds: float | None = Field(
         description="Time until the tasks before it have begun, at the rate of the running workers; with ALL_BUSY. "
         "Null while no run time is known"
     )
-    approximate: bool = Field(description="True if `ahead` is an estimate, because tasks left the queue out of turn")
+    approximate: bool = Field(
+        description="True if `ahead` is an estimate, because tasks left the queue out of turn, or levels and keys take "
+        "turns"
+    )
     as_of: int = Field(description="Time at which the task was looked at. Workers' reports may be two seconds older")
 
 
@@ -147,6 +157,8 @@ def waiting_view(waiting: Waiting) -> dict[str, Any]:
         "since": waiting.since_ms,
         "until": waiting.until_ms,
         "ahead": waiting.ahead,
+        "running": waiting.running,
+        "limit": waiting.limit,
         "etaSeconds": waiting.eta_seconds,
         "approximate": waiting.is_approximate,
         "asOf": waiting.as_of_ms,
@@ -209,11 +221,20 @@ def task_cursor_page_view(page: CursorPage, endpoint: Endpoint) -> dict[str, Any
     return {"items": items, "nextCursor": page.next_cursor, "scanned": page.scanned}
 
 
+class PriorityCountsView(View):
+    """Number of queued tasks by priority."""
+
+    high: int = Field(description="Queued tasks with the priority high")
+    normal: int = Field(description="Queued tasks with the priority normal")
+    low: int = Field(description="Queued tasks with the priority low")
+
+
 class TaskCountsView(View):
     """Number of the endpoint's tasks by state. Ended tasks count as long as they are kept."""
 
     processing: int = Field(description="Tasks that have not ended: queued, running and scheduled")
     queued: int = Field(description="Tasks that wait for a worker")
+    queued_by_priority: PriorityCountsView = Field(description="`queued` by priority")
     running: int = Field(description="Tasks that are being executed now")
     scheduled: int = Field(description="Tasks that wait for the time of their next attempt")
     delivered: int = Field(description="Executed tasks whose webhook has received the result")
@@ -222,11 +243,12 @@ class TaskCountsView(View):
     total: int = Field(description="All tasks")
 
 
-def task_counts_view(counts: TaskCounts) -> dict[str, int]:
+def task_counts_view(counts: TaskCounts) -> dict[str, Any]:
     """Return a TaskCountsView."""
     return {
         "processing": counts.processing,
         "queued": counts.queued,
+        "queuedByPriority": {"high": counts.queued_high, "normal": counts.queued_normal, "low": counts.queued_low},
         "running": counts.running,
         "scheduled": counts.scheduled,
         "delivered": counts.delivered,

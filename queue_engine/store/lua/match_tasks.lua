@@ -39,6 +39,8 @@ local CHECKS = {
   { 'finished_after', { 'finished' }, function(time) return facts.finished and tonumber(facts.finished) >= time end },
   { 'finished_before', { 'finished' }, function(time) return facts.finished and tonumber(facts.finished) < time end },
   { 'worker', { 'worker' }, function(worker) return facts.worker == worker end },
+  -- A lane is the digit of a level and the key.
+  { 'fairness_key', { 'lane' }, function(key) return facts.lane and string.sub(facts.lane, 2) == key end },
   { 'delivery_status', { 'delivery' }, function(status) return (facts.delivery or 'INIT') == status end },
   -- The tags of a task never change, so the index of tags, from which the tasks are read, decides alone.
   { 'tag', {}, function() return true end },

@@ -28,14 +28,17 @@ if state == 'scheduled' then
 end
 local lane_facts, queued, high, normal, low =
   {}, unpack(redis.call('HMGET', counts, 'queued', 'queued:0', 'queued:1', 'queued:2'))
-queued, high, low = tonumber(queued or '0'), tonumber(high or '0'), tonumber(low or '0')
-if high + tonumber(normal or '0') + low > 0 then
+queued, high, normal, low = tonumber(queued or '0'), tonumber(high or '0'), tonumber(normal or '0'), tonumber(low or '0')
+if high + normal + low > 0 then
   local level, key = string.match(lane or '1', '^(%d)(%S*)')
   local before, held = -1, tonumber(key ~= '' and redis.call('HGET', lanes, 'r:' .. key) or '0')
   if lane then before = redis.call('ZLEXCOUNT', lane_entries, '[' .. lane .. ' ', '(' .. entry .. ' ') end
   local waiting = level == '0' and high or level == '1' and queued - high - low or low
   local above = level == '0' and 0 or level == '1' and high or queued - low
-  lane_facts = { before, redis.call('LLEN', ring_of(level)), waiting, above, held, tonumber(key_limit or '') or 0 }
+  local turns = redis.call('LLEN', ring_of(level))
+  -- The plain queues keep their turn in the ring while they are empty.
+  if level == '1' and queued <= high + normal + low then turns = turns - redis.call('HEXISTS', lanes, 's:1') end
+  lane_facts = { before, turns, waiting, above, held, tonumber(key_limit or '') or 0 }
 end
 if lane then entry = false end
 local stream, other = queue, retry_queue

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from queue_engine.client import AsyncClient, Client, Unavailable
+from queue_engine.client.fields import SubmitFields, UpdateFields
 from tests.unit.client.scripted_api import batch_body, task
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -20,7 +21,7 @@ def answering(seen: list[httpx.Request]) -> Handler:
     def handle(request: httpx.Request) -> httpx.Response:
         seen.append(request)
         data: Any = {"taskId": "t1"}
-        if request.method == "GET":
+        if request.method in ("GET", "PATCH"):
             data = task(output=[1]) if "tasks" in request.url.path else _endpoint()
         return httpx.Response(200, json={"message": "success", "code": 10000, "data": data})
 
@@ -69,6 +70,22 @@ def test_a_time_of_python_is_sent_with_its_offset() -> None:
     bodies = [json.loads(one.content) for one in seen if one.method == "POST"]
     assert [body.get("runAt") for body in bodies] == ["2026-01-31T11:00:00+00:00", 1_800_000_000_000, None]
     assert bodies[2]["delaySeconds"] == 2.5
+
+
+async def test_both_clients_send_priorities_keys_and_their_settings() -> None:
+    seen: list[httpx.Request] = []
+    lane: SubmitFields = {"priority": "high", "fairness_key": "acme"}
+    settings: UpdateFields = {"max_concurrency_per_key": 2, "default_priority": None}
+    with Client("http://api:1", "key", transport=httpx.MockTransport(answering(seen))) as client:
+        client.endpoint("7").submit(1, **lane)
+        client.endpoint("7").update(**settings)
+    async with AsyncClient("http://api:1", "key", transport=httpx.MockTransport(answering(seen))) as other:
+        await other.endpoint("7").submit(1, **lane)
+        await other.endpoint("7").update(**settings)
+    bodies = [json.loads(one.content) for one in seen if one.method in ("POST", "PATCH")]
+    for submitted, changed in (bodies[:2], bodies[2:]):
+        assert (submitted["priority"], submitted["fairnessKey"]) == ("high", "acme")
+        assert changed == {"maxConcurrencyPerKey": 2, "defaultPriority": None}
 
 
 async def test_both_clients_submit_batches_alike() -> None:
