@@ -29,6 +29,7 @@ _VALUES = {
     "queue_engine_workers": ", ".join(WorkerStatus),
     "queue_engine_data_format": "store, newest",
     "queue_engine_background_job_last_success_timestamp_seconds": "sweep, purge, delete, recover, reconcile",
+    "queue_engine_queue_lanes": "open, parked",
     "queue_engine_deliveries_pending": "fresh, retry, parked",
 }
 """Values of the labels of gauges, which begin with none."""

@@ -345,6 +345,11 @@ CONTROLLER = Dashboard(
             Panel(307, "Tasks changed by bulk operations", "By action.",
                   [Query(_rate("queue_engine_operation_tasks_total", by="action"), "{{action}}")], unit="ops",
                   width=12),
+            Panel(308, "Paused queues", "Endpoints whose queue is paused while tasks wait there. The age of their "
+                  "tasks is not measured.", [Query("max(queue_engine_paused_queues)", "paused")], width=12),
+            Panel(309, "Lanes of waiting tasks", "Priorities and fairness keys with waiting tasks. Parked lanes wait "
+                  "because as many tasks of their key run as may.",
+                  [Query("max by (state) (queue_engine_queue_lanes)", "{{state}}")], width=12, stacked=True),
         ]),
         Row(350, "Logs of workers in containers", [
             Panel(351, "Followed containers", "Containers whose output the controllers write to the workers' logs. 0 "

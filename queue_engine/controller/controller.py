@@ -62,6 +62,8 @@ _OF_THE_LEADER = (
     metrics.queue_oldest_task_timestamp,
     metrics.endpoint_waiting_tasks,
     metrics.endpoint_oldest_task_timestamp,
+    metrics.paused_queues,
+    metrics.queue_lanes,
 )
 """Metrics that only the leading controller exports."""
 
@@ -420,6 +422,9 @@ class Controller:
         queues = [EndpointQueue(one.endpoint_id, one.depth, one.oldest_ms) for one in found.values()]
         oldest = [queue.oldest_ms for queue in queues if queue.oldest_ms is not None]
         metrics.queue_oldest_task_timestamp.set(min(oldest) / 1000 if oldest else 0)
+        metrics.paused_queues.set(sum(one.is_paused for one in found.values()))
+        open_lanes = sum(one.open_lanes for one in found.values())
+        metrics.queue_lanes.set({"open": open_lanes, "parked": sum(one.parked_lanes for one in found.values())})
         if self._config.metrics_endpoint_limit:
             figures = endpoint_figures(queues, self._config.metrics_endpoint_limit)
             metrics.endpoint_waiting_tasks.set(figures.depth)

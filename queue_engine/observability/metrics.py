@@ -205,6 +205,16 @@ endpoint_oldest_task_timestamp = _figures(
     "Time when the oldest queued task of one endpoint was queued; 0 if there is none, or the endpoint should not work",
     "endpoint", by=CONTROLLER, good_seconds=FIGURES_SECONDS,
 )  # fmt: skip
+paused_queues = _figures(
+    "queue_engine_paused_queues", "Endpoints whose queue is paused while tasks wait there",
+    by=CONTROLLER, good_seconds=FIGURES_SECONDS,
+)  # fmt: skip
+queue_lanes = _figures(
+    "queue_engine_queue_lanes",
+    "Lanes with waiting tasks, one for each priority and fairness key of an endpoint: open ones have turns, parked "
+    "ones wait because their key is at its limit",
+    "state", by=CONTROLLER, good_seconds=FIGURES_SECONDS,
+)  # fmt: skip
 workers = _figures("queue_engine_workers", "Workers by status", "status", by=CONTROLLER, good_seconds=FIGURES_SECONDS)
 leases_reclaimed = _counter(
     "queue_engine_leases_reclaimed", "Tasks reclaimed from a worker whose lease expired", by={CONTROLLER: ()}

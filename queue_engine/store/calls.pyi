@@ -506,6 +506,9 @@ class ReadWaitingOk:
     depth: int
     oldest_ms: int | None
     should_work: bool
+    is_paused: bool
+    open_lanes: int
+    parked_lanes: int
 
 class ReclaimQueued:
     word: Literal["QUEUED"]

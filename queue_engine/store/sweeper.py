@@ -76,6 +76,11 @@ class Waiting:
     """
     should_work: bool = field(default=True, compare=False)
     """False if the endpoint is stopped or paused, or has no workers and should have none."""
+    is_paused: bool = False
+    open_lanes: int = 0
+    """Number of lanes with waiting tasks that have turns."""
+    parked_lanes: int = 0
+    """Number of lanes with waiting tasks whose fairness key has as many running tasks as it may."""
 
 
 class Sweeper:
@@ -207,7 +212,15 @@ class Sweeper:
                 keys = [self._partitions.of(endpoint_id) for endpoint_id in ids]
                 replies = await asyncio.gather(*map(self._scripts.read_waiting, keys))
                 found = [
-                    Waiting(one, reply.depth, reply.oldest_ms, reply.should_work)
+                    Waiting(
+                        one,
+                        reply.depth,
+                        reply.oldest_ms,
+                        reply.should_work,
+                        reply.is_paused,
+                        reply.open_lanes,
+                        reply.parked_lanes,
+                    )
                     for one, reply in zip(ids, replies, strict=True)
                 ]
                 for one in found:

@@ -7,7 +7,7 @@ import pytest
 
 from queue_engine.controller.waiting_tasks import STOPPED_SECONDS, WaitingTasks
 from queue_engine.domain.endpoints import DesiredState
-from queue_engine.domain.tasks import TryAgain
+from queue_engine.domain.tasks import Priority, TryAgain
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.observability import metrics
 from queue_engine.store.store import Store
@@ -127,6 +127,34 @@ async def test_a_controller_that_does_not_lead_reads_no_endpoint(bench: Bench) -
     assert next(iter(metrics.queue_oldest_task_timestamp.collect())).samples[0].value > 0
     await follower._gauges()
     assert list(metrics.queue_oldest_task_timestamp.collect()) == []
+
+
+async def test_paused_queues_and_lanes_are_counted(bench: Bench) -> None:
+    leader = controller(bench.store)
+    await leader._hold_leadership()
+
+    async def figures() -> dict[str, float]:
+        await leader._gauges()
+        (paused,) = metrics.paused_queues.collect()
+        (lanes,) = metrics.queue_lanes.collect()
+        found = {sample.labels["state"]: sample.value for sample in lanes.samples}
+        return {"paused": paused.samples[0].value, **found}
+
+    assert await figures() == {"paused": 0, "open": 0, "parked": 0}
+    await bench.submit("plain")
+    assert await figures() == {"paused": 0, "open": 0, "parked": 0}
+    await bench.finish("plain")
+    await bench.set_key_limit(1)
+    for task_id in ("a1", "a2"):
+        await bench.submit(task_id, fairness_key="a")
+    await bench.submit("low", priority=Priority.LOW)
+    assert await figures() == {"paused": 0, "open": 2, "parked": 0}
+    agent = bench.agent()
+    await bench.start(agent)
+    await bench.start(agent)  # `low`, because the key is at its limit
+    assert await figures() == {"paused": 0, "open": 0, "parked": 1}
+    await bench.store.endpoints.set_paused(bench.endpoint_id, TENANT, paused=True)
+    assert await figures() == {"paused": 1, "open": 0, "parked": 1}
 
 
 async def test_workers_are_counted_by_status(bench: Bench, store: Store) -> None:
