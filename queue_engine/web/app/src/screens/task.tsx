@@ -129,6 +129,8 @@ function Facts({ task }: { task: TaskDetail["task"] }) {
       <div class="body">
         <dl class="facts">
           <dt>Endpoint</dt><dd><a href={viewUrl("endpoints", task.endpointId)}><Foreign text={task.endpointName} limit={80} /></a> ({task.endpointId})</dd>
+          <dt>Priority</dt><dd>{task.priority}</dd>
+          <dt>Fairness key</dt><dd class="mono">{task.fairnessKey === null ? <span class="muted">none</span> : <Foreign text={task.fairnessKey} limit={40} />}</dd>
           <dt>Created</dt><dd><Time at={task.createdAt} /></dd>
           <dt>Started</dt><dd><Time at={task.startedAt} /></dd>
           <dt>Finished</dt><dd><Time at={task.finishedAt} /></dd>
