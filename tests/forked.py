@@ -44,7 +44,7 @@ _OF_INTERPRETER = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC_")
 
 
 class Process(Protocol):
-    """What tests use of a process. `subprocess.Popen` is one too."""
+    """The interface of a process that tests use. `subprocess.Popen` has it too."""
 
     @property
     def pid(self) -> int: ...
@@ -124,7 +124,7 @@ class ForkedProcess:
         self._status: int | None = None
         self._reading = threading.Lock()
         self.pid = self._next_report()
-        # After its end its id may be that of another process, because nobody waits with reaping it.
+        # After its end its id may be that of another process, because the server reaps it at once.
         self._handle: int | None = None
         with suppress(ProcessLookupError):
             self._handle = os.pidfd_open(self.pid)
