@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
@@ -25,6 +26,8 @@ log = logging.getLogger("queue_engine")
 AGENT_IMAGE = f"queue-engine/agent:{__version__}"
 """The agent's image that `make images` builds. It is never pulled, because its name in a registry may be anybody's."""
 
+REMOVAL_SECONDS = 30.0
+"""Maximum time for the removal of the network. Calls to an engine have more, but a person waits for the end of `up`."""
 _ELSEWHERE = "the GPUs of the container engine's host cannot be listed from the controller"
 _TRACES_OF_A_CONTAINER = (Path("/.dockerenv"), Path("/run/.containerenv"))
 """A controller in a container sees the GPUs of its host only if it was given them."""
@@ -102,9 +105,14 @@ async def remove_own_network(network: str) -> str | None:
     """Remove the network that `own_network` has made; return why it stays, for example because a container uses it."""
     try:
         with _docker_errors():
+            from queue_engine.backends.docker.engine import NO_RESPONSE
             from queue_engine.backends.docker.network import remove_network
 
-            await remove_network(os.environ.get("QUEUE_ENGINE_DOCKER_HOST"), network, os.environ)
+            try:
+                async with asyncio.timeout(REMOVAL_SECONDS):
+                    await remove_network(os.environ.get("QUEUE_ENGINE_DOCKER_HOST"), network, os.environ)
+            except TimeoutError:
+                return NO_RESPONSE
     except EngineError as error:
         return str(error)
     return None

@@ -21,6 +21,7 @@ from typing import Any, Self
 
 import httpx
 
+from queue_engine.backends.docker.names import MANAGER
 from queue_engine.backends.docker.network import gateway_in
 from tests.ports import free_port
 from tests.waiting import wait_until
@@ -193,6 +194,14 @@ class ContainerEngine:
             "networks": frozenset(one["Name"] for one in self.call("GET", "/networks")),
             "volumes": frozenset(one["Name"] for one in volumes),
         }
+
+    def objects_of_backend(self) -> dict[str, frozenset[str]]:
+        """Return `objects` without the networks of `up`, which the backend does not make.
+
+        All services of podman on a machine have the same networks, so that they may be those of other tests.
+        """
+        found = self.objects()
+        return found | {"networks": frozenset(one for one in found["networks"] if not one.startswith(f"{MANAGER}-"))}
 
     def folders(self) -> frozenset[str]:
         """Return the folders of containers and layers in the storage of podman; none of an engine that was given."""

@@ -401,7 +401,7 @@ ROUNDS, AT_ONCE = 5, 20
 
 async def test_a_hundred_starts_and_ends_leave_nothing(platform: Installation, record_case: RecordCase) -> None:
     """Containers, networks and volumes in the engine, and folders of containers in its storage."""
-    before = platform.engine.objects(), platform.engine.folders()
+    before = platform.engine.objects_of_backend(), platform.engine.folders()
     backend = platform.backend()
     for run in range(1, ROUNDS + 1):
         names = [f"w{number}" for number in range(AT_ONCE)]
@@ -412,7 +412,7 @@ async def test_a_hundred_starts_and_ends_leave_nothing(platform: Installation, r
         await asyncio.gather(*(backend.stop(name, 60) for name in names))
         assert await all_of(backend) == {}
     await backend.aclose(0)
-    assert (platform.engine.objects(), platform.engine.folders()) == before
+    assert (platform.engine.objects_of_backend(), platform.engine.folders()) == before
     record_case(
         f"{ROUNDS * AT_ONCE} starts and ends",
         seen="each worker runs",
