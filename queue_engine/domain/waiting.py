@@ -358,7 +358,7 @@ def _ahead_at_all(facts: WaitFacts) -> tuple[int, bool]:
 def ahead_in_lanes(lane: LaneFacts, before: int) -> int:
     """Return about how many tasks go before a task that has `before` tasks before it in its lane.
 
-    Each lane of the level has a turn before the task for each task of its own lane, unless it has no more tasks, and
+    Each lane of the level has a turn before the task for each task of its own lane, unless its tasks run out, and
     higher levels go first. The share of the levels below is left out.
     """
     in_level = min(lane.level_waiting - 1, (before + 1) * max(1, lane.lanes) - 1)
