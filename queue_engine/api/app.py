@@ -35,8 +35,10 @@ from queue_engine.api.v2.console_links import ConsoleLinkRoutes
 from queue_engine.api.v2.credentials import CredentialRoutes
 from queue_engine.api.v2.deliveries import DeliveryRoutes
 from queue_engine.api.v2.endpoints import EndpointRoutes
+from queue_engine.api.v2.events import EventRoutes
 from queue_engine.api.v2.keys import KeyRoutes
 from queue_engine.api.v2.logs import LogRoutes
+from queue_engine.api.v2.search import SearchRoutes
 from queue_engine.api.v2.task_operations import TaskOperationRoutes
 from queue_engine.api.v2.tasks import TaskRoutes
 from queue_engine.api.v2.templates import TemplateRoutes
@@ -106,12 +108,14 @@ def create_app(
         batch_bodies=replace(bodies, max_bytes=of_tenants.at_most(settings.max_batch_bytes)),
         catalogue=catalogue,
         console=own_sessions if has_console else None,
+        console_has_payloads=settings.console_payloads != "never",
         monotonic=monotonic,
     )
     prefix = settings.public_prefix
+    files = Files.read(prefix, settings.console_payloads) if has_console else None
     console = (
-        Console(Files.read(prefix), origins, SessionRoutes(services, engine.sessions, own_sessions, origins, prefix))
-        if has_console
+        Console(files, origins, SessionRoutes(services, engine.sessions, own_sessions, origins, prefix))
+        if files is not None
         else None
     )
     limits = Limits(settings.alb_max_body_bytes, settings.alb_timeout_seconds, settings.alb_websocket_idle_seconds)
@@ -136,6 +140,8 @@ def create_app(
     if has_console:
         operations += ConsoleLinkRoutes(services, lambda scope: f"{origins.of(scope)}{prefix}/console").operations()
     operations += AuditRoutes(services).operations()
+    operations += SearchRoutes(services).operations()
+    operations += EventRoutes(services, catalogue).operations()
     operations += TemplateRoutes(services, settings.example_worker).operations()
     operations += TenantRoutes(services).operations()
     agent_routes = AgentRoutes(

@@ -34,6 +34,8 @@ _MODULES = {
     "deliveries": "queue_engine.cli.deliveries",
     "operations": "queue_engine.cli.operations",
     "console": "queue_engine.cli.console",
+    "events": "queue_engine.cli.events",
+    "find": "queue_engine.cli.find",
 }
 """The module of each command. The module's `commands` has the command."""
 _LOGGING = ("api", "controller", "delivery")

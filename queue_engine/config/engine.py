@@ -307,6 +307,11 @@ class ApiSettings(
     console: Literal["on", "off"] = Field(
         "on", description="`off` removes the web console: no path under `/console` exists, nor `/v2/console-links`"
     )
+    console_payloads: Literal["show", "hidden", "never"] = Field(
+        "show",
+        description="Inputs, outputs, headers and logs of tasks in the web console. `hidden` shows each after a click, "
+        "and `never` keeps them, and lists by a text of the input, out of the responses to the console",
+    )
     public_url: str | None = Field(
         None,
         description="URL at which browsers find the API behind a reverse proxy: scheme, host, port, and the path that "

@@ -25,11 +25,13 @@ from queue_engine.engine.orders import Orders
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.principals import AgentPrincipals, Principals
 from queue_engine.engine.queries import Queries
+from queue_engine.engine.search import Search
 from queue_engine.engine.sessions import SessionPrincipals, Sessions
 from queue_engine.engine.submissions import Submissions
 from queue_engine.engine.task_lists import TaskLists
 from queue_engine.engine.tenant_limits import TenantLimits
 from queue_engine.engine.tenants import Tenants
+from queue_engine.engine.topics import Topics
 from queue_engine.engine.upstreams import Listings
 from queue_engine.engine.waiting import WaitingReasons
 from queue_engine.engine.waits import DEFAULT_WAIT_LIMITS, WaitLimits, Waits
@@ -85,6 +87,9 @@ class Engine:
         )
         self.task_lists = TaskLists(store.task_scan, self.queries, Cursors(secret_keys))
         self.waits = Waits(self.queries, store.task_watch, wait_limits)
+        self.topics = Topics()
+        self.task_watch = store.task_watch
+        """Tells of the ends of tasks."""
         self.endpoints = Endpoints(
             store.endpoints,
             store.credentials,
@@ -97,6 +102,7 @@ class Engine:
             store.workers,
             lanes,
         )
+        self.search = Search(self.endpoints, self.queries)
         self.credentials = Credentials(store.credentials, sealer, tenant_limits, self.audit)
         self.keys = Keys(store.api_keys, store.endpoints, self.audit)
         self.sessions = Sessions(store.sessions, SessionPrincipals(store.sessions, monotonic=monotonic))
@@ -110,6 +116,7 @@ class Engine:
         self.waits.drain()
         self.task_lists.drain()
         self.batches.drain()
+        self.topics.drain()
         self.agent_work.drain()
 
     async def now_ms(self) -> int:

@@ -292,6 +292,8 @@ http_request_duration = _histogram(
 open_websockets = _gauge("queue_engine_open_websockets", "Open WebSockets to workers of ALB endpoints", by=[API])
 waiting_agents = _gauge("queue_engine_waiting_agents", "Agents that wait at this process for a task", by=[API])
 task_waits = _gauge("queue_engine_task_waits", "Tasks that clients of this process wait for", by=[API])
+event_streams = _gauge("queue_engine_event_streams", "Streams of events that clients of this process follow", by=[API])
+event_topics = _gauge("queue_engine_event_topics", "Topics that this process reads for streams of events", by=[API])
 task_waits_refused = _counter(
     "queue_engine_task_waits_refused", "Waits that ended at once because of a limit of waits", ["limit"],
     by={API: ("all", "tenant")},
@@ -300,7 +302,7 @@ rate_limited = _counter(
     "queue_engine_rate_limited",
     "Requests refused with 429",
     ["scope"],
-    by={API: ("tenant", "queue", "address", "quota", "submits")},
+    by={API: ("tenant", "queue", "address", "quota", "submits", "events")},
 )
 limit_refusals = _counter(
     "queue_engine_limit_refusals", "Requests refused because of a limit of a tenant, an API key or an endpoint",

@@ -39,6 +39,7 @@ SECURITY: Headers = (
 )
 _PREFIX = b"{{prefix}}"
 """In the page: the path before `/console`, behind a proxy that removes it."""
+_PAYLOADS = b"{{payloads}}"
 _TYPES = {
     ".html": b"text/html; charset=utf-8",
     ".js": b"text/javascript; charset=utf-8",
@@ -83,8 +84,8 @@ class Files:
     by_name: dict[str, File]
 
     @classmethod
-    def read(cls, prefix: str, directory: Path = STATIC) -> Files:
-        """Read the files. `prefix` is the path before `/console` in URLs."""
+    def read(cls, prefix: str, payloads: str = "show", directory: Path = STATIC) -> Files:
+        """Read the files. `prefix` is the path before `/console` in URLs, `payloads` the setting `console_payloads`."""
         found = {
             path.name: File(
                 path.read_bytes(), _packed(path), _TYPES[path.suffix], b"public, max-age=31536000, immutable"
@@ -93,7 +94,7 @@ class Files:
             if path.suffix in _TYPES
         }
         page = found.pop(PAGE)
-        text = page.text.replace(_PREFIX, prefix.encode())
+        text = page.text.replace(_PREFIX, prefix.encode()).replace(_PAYLOADS, payloads.encode())
         return cls(replace(page, text=text, packed=None, cache_control=b"no-cache"), found)
 
 

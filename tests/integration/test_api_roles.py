@@ -56,6 +56,7 @@ ROLES: dict[str, set[Role]] = {
     "show_me": set(Role),
     "create_console_link": set(Role),
     "list_templates": VIEWERS,
+    **dict.fromkeys(("follow_events", "search"), ANY),
     **dict.fromkeys(("create_key", "list_keys", "rotate_key", "revoke_key"), ADMINS),
     **dict.fromkeys(("create_agent_token", "list_agent_tokens", "revoke_agent_token"), ADMINS),
     "list_changes": ADMINS,

@@ -423,3 +423,56 @@ async def _raw(api: RunningApi, request: str, headers: dict[str, str]) -> list[b
     received = await reader.read()
     writer.close()
     return received.split(b"\r\n")
+
+
+class TestPayloads:
+    """`QUEUE_ENGINE_CONSOLE_PAYLOADS=never` keeps inputs, outputs, headers and logs out of all responses."""
+
+    @pytest.fixture
+    async def without(self, valkey_url: str) -> AsyncIterator[Browser]:
+        async with running_api(valkey_url, console_payloads="never") as api:
+            browser = Browser(api)
+            assert (await browser.log_in(apiKey=api.key)).status_code == 200
+            yield browser
+
+    async def test_the_page_says_how_payloads_are_shown(self, without: Browser, browser: Browser) -> None:
+        assert '<meta name="console-payloads" content="never">' in (await without.send("GET", "/console")).text
+        assert '<meta name="console-payloads" content="show">' in (await browser.send("GET", "/console")).text
+
+    async def test_no_response_to_the_console_has_one(self, without: Browser) -> None:
+        api = without.api
+        endpoint = await api.create_endpoint()
+        task = {
+            "input": {"n": "secret-input"},
+            "workerPort": 80,
+            "processUri": "/",
+            "headers": {"X-A": "secret-header"},
+        }
+        path = f"serverless/{endpoint}/tasks"
+        submitted = await without.send("POST", f"/console/api/{path}?wait=0", json={**task, "taskId": "t1"})
+        read = await without.send("GET", f"/console/api/{path}/t1")
+        waited = await without.send("POST", f"/console/api/{path}/wait", json={"taskIds": ["t1"]})
+        for response in (submitted, read, waited):
+            assert response.status_code == 200
+            assert "secret-" not in response.text
+        shown = read.json()["data"]
+        assert (shown["input"], shown["output"], shown["headers"]) == (None, None, {})
+        with_key = await api.client.get(f"/v2/{path}/t1")
+        assert with_key.json()["data"]["input"] == task["input"]
+
+    async def test_a_list_by_the_text_of_an_input_is_refused(self, without: Browser) -> None:
+        endpoint = await without.api.create_endpoint()
+        path = f"/console/api/serverless/{endpoint}"
+        operation = {"action": "retry", "filter": {"input": "a"}, "dryRun": True}
+        refused = [
+            await without.send("GET", f"{path}/tasks?input=a"),
+            await without.send("GET", f"{path}/tasks/export?include=input"),
+            await without.send("GET", f"{path}/tasks/export?input=a"),
+            await without.send("GET", f"{path}/workers/w1/logs"),
+            await without.send("GET", f"/console/api/events?topics=log:{endpoint}:w1"),
+            await without.send("POST", f"{path}/operations", json=operation),
+        ]
+        for response in refused:
+            assert response.status_code == 403, response.text
+            assert "QUEUE_ENGINE_CONSOLE_PAYLOADS=never" in response.json()["message"]
+        assert (await without.api.client.get(f"/v2/serverless/{endpoint}/tasks?input=a")).status_code == 200

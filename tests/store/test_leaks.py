@@ -1,7 +1,9 @@
 """After all tasks were removed, only keys of the endpoint and its partition are left."""
 
+from queue_engine.crypto.api_keys import new_api_key
 from queue_engine.domain.tasks import Failed, Priority, Succeeded, TryAgain
-from queue_engine.store.keys import endpoint_names_of, endpoints_of
+from queue_engine.store.api_keys import hash_of
+from queue_engine.store.keys import console_link, console_links_of, endpoint_names_of, endpoints_of
 from queue_engine.store.queue import TaskQueue
 from tests.store.bench import GIVEN_UP, TENANT, Bench, again, spec
 
@@ -131,3 +133,23 @@ async def _live_through_lanes(bench: Bench, agent: TaskQueue) -> None:
     await bench.settle(agent, started, Succeeded(b"1"))
     await bench.store.tasks.cancel(bench.endpoint_id, "low")
     assert await agent.claim(1, block_ms=1) == []
+
+
+async def test_sessions_of_the_console_leave_no_key_once_they_have_ended(bench: Bench) -> None:
+    """Links and sessions that are not ended by hand expire, so all of their keys must have an end."""
+    sessions, key = bench.store.sessions, new_api_key()
+    await bench.store.api_keys.put(key, tenant=TENANT, name="test")
+    before = set(await bench.probe.keys())
+    for secret in ("one", "two"):
+        assert await sessions.create(secret, hash_of(key)) is not None
+        assert await sessions.create_link(secret, hash_of(key)) is not None
+    added = set(await bench.probe.keys()) - before
+    assert len(added) == 6
+    for name in added:
+        assert await bench.store.redis.pttl(name) > 0, name
+    await sessions.take_link("one")
+    await sessions.end("one", hash_of(key))
+    assert (await sessions.find(hash_of("one")), len(set(await bench.probe.keys()) - before)) == (None, 4)
+    await sessions.end_all(hash_of(key))
+    left = set(await bench.probe.keys()) - before
+    assert left == {console_link(hash_of("two")), console_links_of(hash_of(key))}

@@ -19,7 +19,7 @@ from queue_engine.api.http.order_log import note
 from queue_engine.api.http.rate_limit import RateLimiter
 from queue_engine.domain.catalogue import Catalogue
 from queue_engine.domain.endpoints import Endpoint
-from queue_engine.domain.errors import NotFound, Resource
+from queue_engine.domain.errors import Forbidden, NotFound, Resource
 from queue_engine.domain.ids import is_endpoint_id, is_task_id, is_worker_id
 from queue_engine.domain.principals import Principal, Right
 from queue_engine.engine.access import check_may
@@ -50,7 +50,18 @@ class Services:
     catalogue: Catalogue
     console: ConsoleAuthenticator | None = None
     """None if the console is off."""
+    console_has_payloads: bool = True
+    """False if inputs, outputs, headers and logs are kept out of the console."""
     monotonic: Callable[[], float] = time.monotonic
+
+    def hides_payloads(self, scope: Scope) -> bool:
+        """Return True if the response to a request must have no input, output, header or log of a task."""
+        return not self.console_has_payloads and CONSOLE in scope
+
+    def check_shows_payloads(self, scope: Scope) -> None:
+        """Raise Forbidden if the response to a request must have no input, output, header or log of a task."""
+        if self.hides_payloads(scope):
+            raise Forbidden("QUEUE_ENGINE_CONSOLE_PAYLOADS=never keeps inputs, outputs and logs out of the console")
 
     async def admit(self, request: Request) -> Principal:
         """Return the principal of the request, if its role allows the operation.

@@ -25,6 +25,7 @@ _TAGS = [
     {"name": "requests", "description": "Requests to an ALB endpoint. Each is sent to the least busy worker"},
     {"name": "credentials", "description": "Credentials for the registries of images"},
     {"name": "keys", "description": "API keys, their roles, and the changes made with them"},
+    {"name": "events", "description": "Streams of the states of endpoints, tasks, logs and operations"},
     {"name": "tenants", "description": "Tenants and their limits, for operators"},
     {"name": TAG, "description": "Requests that the engine sends to the webhooks of tasks and endpoints"},
     {"name": "operations", "description": "Health, metrics and documentation; no API key is needed"},

@@ -61,6 +61,7 @@ class LogRoutes:
         are kept, and stay readable for a time after the worker has ended.
         """
         principal = await self._services.admit(request)
+        self._services.check_shows_payloads(request.scope)
         endpoint = await self._services.endpoint(request, principal)
         query = log_query(Query(request))
         page = await self._services.engine.queries.log(principal, endpoint, worker_id_in(request), query)

@@ -11,8 +11,10 @@ from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import LongText, Task
 
 
-def sent_texts(task: Task) -> dict[str, Part | None]:
-    """Return the members of a response that are the task's input and output."""
+def sent_texts(task: Task, *, hidden: bool = False) -> dict[str, Part | None]:
+    """Return the members of a response that are the task's input and output; null if `hidden`."""
+    if hidden:
+        return {"input": None, "output": None}
     if task.long is None:
         return {"input": task.input, "output": task.output}
     output = task.long.output

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 from starlette.requests import Request
+from starlette.types import Scope
 
 from queue_engine.api.http.errors import ResponseCutOff
 from queue_engine.api.http.line_streams import NDJSON, LineStream
@@ -52,11 +53,13 @@ class TaskLists:
         self._services = services
         self._lists = services.engine.task_lists
 
-    async def page(self, principal: Principal, endpoint: Endpoint, query: Query) -> Response:
+    async def page(self, principal: Principal, endpoint: Endpoint, query: Query, scope: Scope) -> Response:
         """Return a page of tasks by cursor."""
         _check_names(query, FILTERS.keys() | {"cursor", "pageSize"})
         size = query.integer("pageSize", default=DEFAULT_PAGE_SIZE, maximum=MAX_PAGE_SIZE)
         filters, cursor = filters_in(query), query.one("cursor") or ""
+        if filters.input is not None:
+            self._services.check_shows_payloads(scope)
         page = await self._lists.page(principal, endpoint, filters, cursor=cursor, size=size)
         return success(task_cursor_page_view(page, endpoint))
 
@@ -74,6 +77,8 @@ class TaskLists:
         query = Query(request)
         _check_names(query, FILTERS.keys() | {"cursor", "include"})
         filters, cursor, include = filters_in(query), query.one("cursor") or "", query.choices("include", Include)
+        if include or filters.input is not None:
+            self._services.check_shows_payloads(request.scope)
         with ExitStack() as stack:
             stack.enter_context(self._lists.counted(principal.tenant))
             export = await self._lists.export(principal, endpoint, filters, cursor=cursor, whole=bool(include))

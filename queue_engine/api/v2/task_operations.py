@@ -182,6 +182,8 @@ class TaskOperationRoutes:
         # More ids than a parsed member may have values, so the member is kept as text.
         body = await self._services.read_object(request, principal, names_of(StartOperation), _IDS)
         order = _order_in(body.values | {name: orjson.loads(text) for name, text in body.raw.items()})
+        if order.filters is not None and order.filters.input is not None:
+            self._services.check_shows_payloads(request.scope)
         started = await self._operations.start(principal, endpoint, order)
         note(request, result=started.status.value)
         return success(operation_view(started))

@@ -175,11 +175,13 @@ class TaskDetailView(TaskView):
     headers: dict[str, str] = Field(description="Headers for the container; values that may be secrets are `***`")
 
 
-def task_detail_view(task: Task, endpoint: Endpoint, waiting: Waiting | None = None) -> dict[str, Any]:
-    """Return a TaskDetailView without input and output, which are JSON text already."""
+def task_detail_view(
+    task: Task, endpoint: Endpoint, waiting: Waiting | None = None, *, hidden: bool = False
+) -> dict[str, Any]:
+    """Return a TaskDetailView without input and output, which are JSON text already; if `hidden` without headers."""
     return task_view(task, endpoint) | {
         "waiting": None if waiting is None else waiting_view(waiting),
-        "headers": masked(task.spec.headers),
+        "headers": {} if hidden else masked(task.spec.headers),
     }
 
 

@@ -165,7 +165,7 @@ class TaskRoutes:
         endpoint = await self._services.endpoint(request, principal)
         query = Query(request)
         if is_cursor_list(query):
-            return await self._lists.page(principal, endpoint, query)
+            return await self._lists.page(principal, endpoint, query, request.scope)
         refuse_mistyped(query, PAGE_PARAMETERS | {"cursor"})
         status = query.choice("status", TaskStatus)
         page = page_in(query)
@@ -188,7 +188,10 @@ class TaskRoutes:
             return await self._waits.task(request, principal, endpoint, task_id_in(request), wait)
         task = await self._queries.task(principal, endpoint, task_id_in(request))
         waiting = await self._waiting.of(principal, endpoint, task)
-        return success_with_texts(task_detail_view(task, endpoint, waiting), sent_texts(task))
+        hidden = self._services.hides_payloads(request.scope)
+        return success_with_texts(
+            task_detail_view(task, endpoint, waiting, hidden=hidden), sent_texts(task, hidden=hidden)
+        )
 
     async def list_attempts(self, request: Request) -> Response:
         """Returns the attempt that is running or that ended the task, and up to 50 earlier attempts."""

@@ -145,7 +145,9 @@ class TaskWaits:
             raise
         headers = (*rate_headers(rates), *self._headers(is_refused=waited.is_refused))
         waiting = await self._waiting.of(principal, endpoint, waited.task)
-        return success_with_texts(task_detail_view(waited.task, endpoint, waiting), sent_texts(waited.task), headers)
+        hidden = self._services.hides_payloads(request.scope)
+        view = task_detail_view(waited.task, endpoint, waiting, hidden=hidden)
+        return success_with_texts(view, sent_texts(waited.task, hidden=hidden), headers)
 
     async def wait_for_tasks(self, request: Request) -> Response:
         """Responds when the first of the tasks has ended, with all that have ended by then or shortly after it. At the
@@ -162,9 +164,13 @@ class TaskWaits:
         waited = await self._polled(
             request, asked.wait, partial(self._waits.tasks, principal, endpoint, asked.task_ids)
         )
+        hidden = self._services.hides_payloads(request.scope)
         return success_with_items(
             "ended",
-            [(task_detail_view(task, endpoint), sent_texts(task)) for task in waited.ended],
+            [
+                (task_detail_view(task, endpoint, hidden=hidden), sent_texts(task, hidden=hidden))
+                for task in waited.ended
+            ],
             {"pending": waited.pending, "unknown": waited.unknown},
             self._headers(is_refused=waited.is_refused),
         )
