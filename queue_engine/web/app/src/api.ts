@@ -15,6 +15,7 @@ export type Me = Schemas["MeView"];
 export type Counts = Schemas["TaskCountsView"];
 export type Waiting = Schemas["WaitingView"];
 export type Template = Schemas["TemplateView"];
+export type Operation = Schemas["OperationView"];
 
 /** A request that was refused, or that got no response (`status` 0). */
 export class ApiError extends Error {

@@ -5,8 +5,11 @@ import { ApiError, get, isLoggedOut, logIn, type Me } from "./api.ts";
 import { Empty, ErrorNotice, Title } from "./parts/common.tsx";
 import { Shell } from "./parts/shell.tsx";
 import { BASE } from "./place.ts";
+import { AuditScreen } from "./screens/audit.tsx";
+import { BulkScreen, OperationScreen } from "./screens/bulk.tsx";
 import { EndpointScreen } from "./screens/endpoint.tsx";
 import { EndpointsScreen } from "./screens/endpoints.tsx";
+import { KeysScreen } from "./screens/keys.tsx";
 import { Login } from "./screens/login.tsx";
 import { OverviewScreen } from "./screens/overview.tsx";
 import { StartScreen } from "./screens/start.tsx";
@@ -67,6 +70,10 @@ function Views({ ended }: { ended: () => void }) {
           <Route path={`${BASE}/tasks`} component={TasksScreen} />
           <Route path={`${BASE}/tasks/:endpoint/:task`} component={TaskScreen} />
           <Route path={`${BASE}/workers/:endpoint/:worker`} component={WorkerScreen} />
+          <Route path={`${BASE}/bulk`} component={BulkScreen} />
+          <Route path={`${BASE}/bulk/:endpoint/:operation`} component={OperationScreen} />
+          <Route path={`${BASE}/keys`} component={KeysScreen} />
+          <Route path={`${BASE}/audit`} component={AuditScreen} />
           <Route default component={NoView} />
         </Router>
       </Shell>

@@ -4,6 +4,9 @@ import { sessionHalf } from "./session.ts";
 
 const prefix = document.querySelector('meta[name="console-prefix"]')?.getAttribute("content") ?? "";
 
+/** The setting QUEUE_ENGINE_CONSOLE_PAYLOADS: whether inputs, outputs, headers and logs are shown. */
+export const PAYLOADS = document.querySelector('meta[name="console-payloads"]')?.getAttribute("content") ?? "show";
+
 /** The path of the console, with the prefix of a proxy. */
 export const BASE = `${prefix}/console`;
 export const SESSION_URL = `${BASE}/session`;

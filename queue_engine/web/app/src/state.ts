@@ -31,6 +31,9 @@ export function neededRole(right: string): string {
 export const zone = signal<Zone>(localStorage.getItem("queue-engine.zone") === "local" ? "local" : "UTC");
 export const theme = signal<string>(localStorage.getItem("queue-engine.theme") ?? "auto");
 
+/** True while the person has stopped the views from being read again. */
+export const isPaused = signal(false);
+
 export function setZone(value: Zone): void {
   localStorage.setItem("queue-engine.zone", value);
   zone.value = value;

@@ -1,12 +1,15 @@
 import type { Counts, Endpoint } from "../api.ts";
 import { Card, Empty, Foreign } from "./common.tsx";
-import { PlatformState } from "./shapes.tsx";
+import { PlatformState, State } from "./shapes.tsx";
 import { viewUrl } from "../place.ts";
-import { queryOf } from "../filters.ts";
+import { listQuery } from "../filters.ts";
 import { can } from "../state.ts";
 import { countText } from "../times.ts";
 
-export function EndpointsTable({ endpoints, counts }: { endpoints: Endpoint[]; counts: Map<string, Counts> }) {
+/** What a list shows of an endpoint, as the topic of the overview has it. */
+export type Shortened = Pick<Endpoint, "id" | "name" | "status" | "serviceMode" | "totalWorkers" | "runningWorkers" | "queuedTasks" | "runningTasks" | "paused">;
+
+export function EndpointsTable({ endpoints, counts }: { endpoints: Shortened[]; counts: Map<string, Counts> }) {
   const create = can("manage_tenant") ? <a class="btn main" href={viewUrl("start")}>New endpoint</a> : null;
   return (
     <Card id="endpoints" title="Endpoints" aside={create}>
@@ -22,14 +25,14 @@ export function EndpointsTable({ endpoints, counts }: { endpoints: Endpoint[]; c
   );
 }
 
-function Line({ endpoint, counts }: { endpoint: Endpoint; counts: Counts | undefined }) {
-  const tasks = (status: string | null) => viewUrl("tasks") + queryOf({ endpoint: endpoint.id, status, page: 1 });
+function Line({ endpoint, counts }: { endpoint: Shortened; counts: Counts | undefined }) {
+  const tasks = (status: string | null) => viewUrl("tasks") + listQuery(endpoint.id, status === null ? {} : { status });
   const isQueue = endpoint.serviceMode === "QUEUE";
   return (
-    <tr>
+    <tr data-row={endpoint.id}>
       <td><a href={viewUrl("endpoints", endpoint.id)}><Foreign text={endpoint.name} limit={60} /></a> <span class="muted">{endpoint.id}</span></td>
       <td class="muted">{endpoint.serviceMode}</td>
-      <td><PlatformState status={endpoint.status} /></td>
+      <td><PlatformState status={endpoint.status} />{endpoint.paused ? <State tone="scheduled">paused</State> : null}</td>
       <td class="num">{endpoint.runningWorkers} / {endpoint.totalWorkers}</td>
       <td class="num">{isQueue ? <a href={tasks("PROCESSING")}>{countText(endpoint.queuedTasks)}</a> : "–"}</td>
       <td class="num">{isQueue ? <a href={tasks("PROCESSING")}>{countText(endpoint.runningTasks)}</a> : "–"}</td>

@@ -2,13 +2,9 @@
 
 import { useLocation } from "preact-iso";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { ApiError, type Endpoint, get, type Task } from "../api.ts";
+import { get, type Schemas } from "../api.ts";
 import { Foreign } from "./common.tsx";
 import { viewUrl } from "../place.ts";
-
-/** Endpoints in which a task is looked for; each costs a request. */
-const MAX_ENDPOINTS = 50;
-const TASK_ID = /^[A-Za-z0-9_]{1,255}$/;
 
 interface Found {
   url: string;
@@ -53,7 +49,7 @@ export function Find() {
   };
   return (
     <form class="find" role="search" onSubmit={(event) => void submit(event)} onKeyDown={(event) => { if (event.key === "Escape") close(); }}>
-      <input ref={field} class="field" type="search" placeholder="Find an endpoint or a task by its id   Ctrl K" aria-label="Find an endpoint by its name or a task by its id" />
+      <input ref={field} class="field" type="search" placeholder="Find an endpoint or a task by its id   Ctrl K" maxLength={255} aria-label="Find an endpoint by its name or a task by its id" />
       {found !== null || told !== "" ? (
         <div class="card found" role="status">
           {told ? <div class="body muted"><Foreign text={told} /></div> : null}
@@ -65,23 +61,9 @@ export function Find() {
 }
 
 async function find(text: string): Promise<{ list: Found[]; note: string }> {
-  const endpoints = await get<Endpoint[]>(["serverless"]);
-  const named = endpoints
-    .filter((one) => one.id === text || one.name.toLowerCase().includes(text.toLowerCase()))
-    .map((one) => ({ url: viewUrl("endpoints", one.id), word: one.name, where: `endpoint ${one.id}` }));
-  if (!TASK_ID.test(text)) return { list: named, note: "" };
-  const searched = endpoints.filter((one) => one.serviceMode === "QUEUE").slice(0, MAX_ENDPOINTS);
-  const tasks = await Promise.all(searched.map((one) => taskIn(one, text)));
-  const note = endpoints.length > MAX_ENDPOINTS ? `Tasks were looked for in the newest ${MAX_ENDPOINTS} endpoints only.` : "";
-  return { list: [...tasks.filter((one) => one !== null), ...named], note };
-}
-
-async function taskIn(endpoint: Endpoint, id: string): Promise<Found | null> {
-  try {
-    await get<Task[]>(["serverless", endpoint.id, "tasks", id, "attempts"]);
-    return { url: viewUrl("tasks", endpoint.id, id), word: id, where: `task of ${endpoint.name}` };
-  } catch (error) {
-    if (error instanceof ApiError && error.status === 404) return null;
-    throw error;
-  }
+  const found = await get<Schemas["FoundView"]>(["search"], { q: text });
+  const tasks = found.tasks.map((one) => ({ url: viewUrl("tasks", one.endpointId, one.taskId), word: one.taskId, where: `task of ${one.endpointName}` }));
+  const endpoints = found.endpoints.map((one) => ({ url: viewUrl("endpoints", one.id), word: one.name, where: `endpoint ${one.id}` }));
+  const note = found.complete ? "" : `More may be found: the task was looked for in the newest ${found.searched} endpoints, and 50 results are shown.`;
+  return { list: [...tasks, ...endpoints], note };
 }

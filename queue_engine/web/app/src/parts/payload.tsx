@@ -2,14 +2,19 @@
 
 import { useState } from "preact/hooks";
 import { Card, CopyButton, Empty, Foreign } from "./common.tsx";
+import { PAYLOADS } from "../place.ts";
 import { JsonTree } from "./tree.tsx";
 import { sizeText } from "../times.ts";
 
+export const NEVER = "The engine is set to keep inputs, outputs, headers and logs out of the console.";
 const MAX_SHOWN_BYTES = 1024 * 1024;
 const MAX_RAW_CHARACTERS = 200_000;
 
 export function Payload({ id, title, text, empty, name }: { id: string; title: string; text: string | null; empty: string; name: string }) {
   const [isRaw, setRaw] = useState(false);
+  const [isShown, setShown] = useState(PAYLOADS === "show");
+  if (PAYLOADS === "never") return <Card id={id} title={title}><Empty>{NEVER}</Empty></Card>;
+  if (text !== null && !isShown) return <Card id={id} title={title} aside={<span class="muted nowrap">{sizeText(text.length)}</span>}><div class="body"><button class="btn" type="button" onClick={() => setShown(true)}>Show the {title.toLowerCase()}</button></div></Card>;
   if (text === null) return <Card id={id} title={title}><Empty>{empty}</Empty></Card>;
   const isLarge = text.length > MAX_SHOWN_BYTES;
   const tools = (

@@ -6,9 +6,12 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { logOut, outage } from "../api.ts";
 import { Foreign } from "./common.tsx";
 import { Find } from "./find.tsx";
+import { isLive } from "../events.ts";
+import { useChords, useKeys } from "../keys.ts";
+import { Help } from "./help.tsx";
 import { BASE, viewUrl } from "../place.ts";
 import { forgetSession } from "../session.ts";
-import { can, me, setTheme, setZone, theme, tick, zone } from "../state.ts";
+import { can, isPaused, me, setTheme, setZone, theme, tick, zone } from "../state.ts";
 
 export function Brand() {
   return (
@@ -28,18 +31,24 @@ export function Shell({ children, ended }: { children: ComponentChildren; ended:
     const timer = window.setInterval(() => { if (!document.hidden) tick.value = Date.now(); }, 1000);
     return () => clearInterval(timer);
   }, []);
+  const [helps, setHelps] = useState(false);
+  const { route } = useLocation();
+  const go = (...parts: string[]) => () => route(viewUrl(...parts));
+  useKeys({
+    "?": () => setHelps(true), l: () => { isPaused.value = !isPaused.value; },
+    "g o": () => route(BASE), "g e": go("endpoints"), "g t": go("tasks"), "g b": go("bulk"), "g k": go("keys"), "g a": go("audit"),
+  });
+  useChords();
   return (
     <>
       <a class="skip" href="#main">Skip to the content</a>
       <header class="top">
         <Brand />
         <Find />
-        <span class="live" title="What is shown is read again every few seconds while this tab is visible">
-          <svg width="8" height="8" viewBox="0 0 8 8" aria-hidden="true"><circle class={outage.value ? "f-failed" : "f-succeeded"} cx="4" cy="4" r="4" /></svg>
-          {outage.value ? "no contact" : "every few s"}
-        </span>
+        <Live />
         <button class="btn" type="button" aria-label={`Times are in ${zone.value === "UTC" ? "Coordinated Universal Time" : "the zone of this browser"}: change`} onClick={() => setZone(zone.value === "UTC" ? "local" : "UTC")}>{zone.value === "UTC" ? "UTC" : "Local"}</button>
         <ThemeButton />
+        <button class="btn" type="button" aria-label="Keys and help" onClick={() => setHelps(true)}>?</button>
         <KeyMenu ended={ended} />
       </header>
       <Sections />
@@ -47,7 +56,23 @@ export function Shell({ children, ended }: { children: ComponentChildren; ended:
         {outage.value ? <div class="note bad" role="alert"><div><b>The store or the API is away.</b> <Foreign text={outage.value} /> What is shown is kept from before; actions do not work until it is back.</div></div> : null}
         {children}
       </main>
+      {helps ? <Help close={() => setHelps(false)} /> : null}
     </>
+  );
+}
+
+/** How what is shown stays true, and a button that stops it. */
+function Live() {
+  const [word, title] = outage.value ? ["no contact", "The API or the store does not respond; it is asked again by itself"]
+    : isPaused.value ? ["paused", "What is shown does not change until you press the button again"]
+    : isLive.value ? ["live", "One stream of events while this tab is visible"]
+    : ["every 3 s", "What is shown is read again every few seconds while this tab is visible"];
+  const tone = outage.value ? "f-failed" : isPaused.value ? "f-scheduled" : "f-succeeded";
+  return (
+    <button class="btn live" type="button" aria-pressed={isPaused.value} title={title} onClick={() => { isPaused.value = !isPaused.value; }}>
+      <svg width="8" height="8" viewBox="0 0 8 8" aria-hidden="true"><circle class={tone} cx="4" cy="4" r="4" /></svg>
+      {word}<span class="vh">: {isPaused.value ? "go on" : "pause"}</span>
+    </button>
   );
 }
 
@@ -100,8 +125,18 @@ function Sections() {
         {link(BASE, "Overview", path === BASE || path === `${BASE}/`)}
         {link(viewUrl("endpoints"), "Endpoints", isIn("endpoints") || isIn("workers"))}
         {link(viewUrl("tasks"), "Tasks", isIn("tasks"))}
+        {link(viewUrl("bulk"), "Bulk operations", isIn("bulk"))}
         {can("manage_tenant") ? link(viewUrl("start"), "First task", isIn("start")) : null}
       </ul>
+      {can("manage") ? (
+        <>
+          <h2>Settings</h2>
+          <ul>
+            {link(viewUrl("keys"), "API keys", isIn("keys"))}
+            {can("manage_tenant") ? link(viewUrl("audit"), "Audit log", isIn("audit")) : null}
+          </ul>
+        </>
+      ) : null}
     </nav>
   );
 }

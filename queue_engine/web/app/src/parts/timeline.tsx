@@ -39,7 +39,7 @@ function TimelineRow({ row, task, span, at, isLast }: { row: Row; task: Task; sp
       <div class={`bars${more}`}>
         <svg viewBox="0 0 1000 20" preserveAspectRatio="none" aria-hidden="true"><rect class="f-muted" x="0" y="9.4" width="1000" height="1" /><rect class={`f-${fill}`} x={x} y="3" width={width} height="14" rx="2" /></svg>
       </div>
-      <div class={`num${more}`}>{lengthText((row.end ?? at) - row.start)}{row.end === null ? " …" : ""}</div>
+      <div class={`num nowrap${more}`}>{lengthText((row.end ?? at) - row.start)}{row.end === null ? " …" : ""}</div>
       {detail === null ? null : <><div class={`detail0${isLast ? " last" : ""}`} /><div class={`detail${isLast ? " last" : ""}`}>{detail}</div></>}
     </>
   );
@@ -48,8 +48,8 @@ function TimelineRow({ row, task, span, at, isLast }: { row: Row; task: Task; sp
 function detailOf(row: Row, task: Task, at: number) {
   if (row.attempt) return <AttemptDetail row={row} task={task} />;
   if (row.delivery) {
-    const { status, error } = row.delivery;
-    return <>POST <Foreign text={hostOf(task.webhook)} limit={100} /> · {status === null ? "no response" : <b>{status}</b>}{error ? <> · <Foreign text={error} limit={100} /></> : null}</>;
+    const { status, error, response, trigger } = row.delivery as DeliveryAttempt;
+    return <>POST <Foreign text={hostOf(task.webhook)} limit={100} /> · {status === null ? "no response" : <b>{status}</b>}{error ? <> · <Foreign text={error} limit={100} /></> : null}{trigger === "result" ? null : <> · by hand ({trigger})</>}{response ? <> · <code><Foreign text={response} limit={200} /></code></> : null}</>;
   }
   if (row.until !== undefined) return <>the next attempt to deliver is {agoText(at - row.until)}{task.deliveryParked ? "; the receiver does not respond, so all its deliveries wait" : ""}</>;
   if (row.end === null && row.kind === "queued" && task.queueTtlSeconds !== null) {

@@ -2,31 +2,44 @@ import { useLocation } from "preact-iso";
 import { useState } from "preact/hooks";
 import { type Counts, type Endpoint, get, type Schemas, send, type Worker } from "../api.ts";
 import { Action, Card, Confirm, Empty, Foreign, Notice, Read, Time, Title, useActions } from "../parts/common.tsx";
-import { PlatformState } from "../parts/shapes.tsx";
+import { PlatformState, State } from "../parts/shapes.tsx";
 import { JsonTree } from "../parts/tree.tsx";
 import { WorkersTable } from "../parts/workers-table.tsx";
-import { queryOf } from "../filters.ts";
+import { type Filters, listQuery } from "../filters.ts";
 import { BASE, viewUrl } from "../place.ts";
 import { usePolled } from "../polled.ts";
 import { countText } from "../times.ts";
 
 const TABS = ["overview", "workers", "deliveries", "settings"] as const;
 
+/** What the views of an endpoint show, as the topic of the endpoint has it. */
+interface Known {
+  endpoint: Endpoint;
+  counts: Counts;
+  workers: Worker[];
+}
+
+async function readEndpoint(id: string, signal: AbortSignal): Promise<Known> {
+  const path = ["serverless", id];
+  const [endpoint, workers] = await Promise.all([get<Endpoint>(path, {}, signal), get<Worker[]>([...path, "workers"], {}, signal)]);
+  return { endpoint, workers, counts: await get<Counts>([...path, "tasks", "count"], {}, signal) };
+}
+
 export function EndpointScreen({ endpoint = "", tab = "overview" }: { endpoint?: string; tab?: string }) {
-  const shown = usePolled(endpoint, 3000, (signal) => get<Endpoint>(["serverless", endpoint], {}, signal));
+  const shown = usePolled<Known>(endpoint, 3000, (signal) => readEndpoint(endpoint, signal), { name: `endpoint:${endpoint}`, take: (event) => event as Known });
   const gone = <><h1>Endpoint {endpoint}</h1><Empty>There is no such endpoint, or this key does not see it. It may have been deleted. <a href={viewUrl("endpoints")}>Endpoints</a></Empty></>;
   return (
     <>
-      <Title text={shown.data?.name ?? "Endpoint"} />
+      <Title text={shown.data?.endpoint.name ?? "Endpoint"} />
       <Read from={shown} gone={gone} lines={8}>
-        {(one) => (
+        {({ endpoint: one, counts, workers }) => (
           <>
             <Head endpoint={one} again={shown.again} />
             <nav class="tabs" aria-label="Of the endpoint">
               {TABS.map((name) => <a key={name} href={viewUrl("endpoints", one.id, name)} aria-current={name === tab ? "page" : undefined}>{name[0]!.toUpperCase() + name.slice(1)}</a>)}
-              {one.serviceMode === "QUEUE" ? <a href={viewUrl("tasks") + queryOf({ endpoint: one.id, status: null, page: 1 })}>Tasks</a> : null}
+              {one.serviceMode === "QUEUE" ? <a href={viewUrl("tasks") + listQuery(one.id)}>Tasks</a> : null}
             </nav>
-            {tab === "workers" ? <Workers endpoint={one} /> : tab === "settings" ? <Settings endpoint={one} /> : tab === "deliveries" ? <Deliveries endpoint={one} /> : <Overview endpoint={one} />}
+            {tab === "workers" ? <WorkersTable endpoint={one} workers={workers} /> : tab === "settings" ? <Settings endpoint={one} /> : tab === "deliveries" ? <Deliveries endpoint={one} /> : <Overview endpoint={one} counts={counts} workers={workers} />}
           </>
         )}
       </Read>
@@ -38,12 +51,13 @@ function Head({ endpoint, again }: { endpoint: Endpoint; again: () => void }) {
   const { run, error } = useActions(again);
   const { route } = useLocation();
   const [deleting, setDeleting] = useState(false);
+  const isQueue = endpoint.serviceMode === "QUEUE";
   const isStopped = endpoint.status === "STOPPED" || endpoint.status === "STOPPING";
   const scale = (count: number) => run(() => send("PUT", ["serverless", endpoint.id, "workers"], undefined, { count }));
   return (
     <>
       <div class="row spread">
-        <div class="row"><a href={viewUrl("endpoints")}>Endpoints</a><span class="muted">/</span><h1><Foreign text={endpoint.name} limit={120} /></h1><span class="muted">{endpoint.id}</span><PlatformState status={endpoint.status} /></div>
+        <div class="row"><a href={viewUrl("endpoints")}>Endpoints</a><span class="muted">/</span><h1><Foreign text={endpoint.name} limit={120} /></h1><span class="muted">{endpoint.id}</span><PlatformState status={endpoint.status} />{endpoint.paused ? <State tone="scheduled">queue paused</State> : null}</div>
         <div class="row">
           <span class="row" role="group" aria-label="Workers wanted">
             <Action right="operate" act={scale(endpoint.totalWorkers - 1)} because={endpoint.totalWorkers === 0 ? "There is none to remove" : null}>−<span class="vh"> one worker less</span></Action>
@@ -51,6 +65,9 @@ function Head({ endpoint, again }: { endpoint: Endpoint; again: () => void }) {
             <Action right="operate" act={scale(endpoint.totalWorkers + 1)}>+<span class="vh"> one worker more</span></Action>
             <span class="muted">workers</span>
           </span>
+          {isQueue ? (endpoint.paused
+            ? <Action right="operate" kind="main" act={run(() => send("POST", ["serverless", endpoint.id, "resume"]))}>Resume the queue</Action>
+            : <Action right="operate" act={run(() => send("POST", ["serverless", endpoint.id, "pause"]))}>Pause the queue</Action>) : null}
           {isStopped
             ? <Action right="operate" kind="main" act={run(() => send("POST", ["serverless", endpoint.id, "start"]))}>Start</Action>
             : <Action right="operate" act={run(() => send("POST", ["serverless", endpoint.id, "stop"]))}>Stop</Action>}
@@ -58,41 +75,32 @@ function Head({ endpoint, again }: { endpoint: Endpoint; again: () => void }) {
         </div>
       </div>
       {error}
+      {endpoint.paused ? <Notice tone="warn"><b>The queue is paused.</b> Tasks are accepted and wait; no further one begins until the queue is resumed. Those that run go on.</Notice> : null}
       {deleting ? <Confirm question={<>Delete the endpoint <b><Foreign text={endpoint.name} limit={120} /></b> with all its tasks and their results? This cannot be undone.</>} yes="Delete the endpoint" close={() => setDeleting(false)} act={async () => { await send("DELETE", ["serverless", endpoint.id]); route(BASE); }} /> : null}
     </>
   );
 }
 
-function Overview({ endpoint }: { endpoint: Endpoint }) {
+function Overview({ endpoint, counts: all, workers }: Known) {
   const isQueue = endpoint.serviceMode === "QUEUE";
-  const counts = usePolled(`counts ${endpoint.id}`, isQueue ? 3000 : 0, (signal) => get<Counts>(["serverless", endpoint.id, "tasks", "count"], {}, signal));
-  const figure = (word: string, value: number, status: string | null) => (
-    <a class="card figure" href={viewUrl("tasks") + queryOf({ endpoint: endpoint.id, status, page: 1 })}><span class="muted">{word}</span><b>{countText(value)}</b></a>
+  const figure = (word: string, value: number, filters: Filters) => (
+    <a class="card figure" href={viewUrl("tasks") + listQuery(endpoint.id, filters)}><span class="muted">{word}</span><b>{countText(value)}</b></a>
   );
   return (
     <>
       {isQueue ? (
-        <Read from={counts} lines={2}>
-          {(all) => (
-            <div class="grid4">
-              {figure("Waiting for a worker", all.queued, "PROCESSING")}
-              {figure("Waiting for a next attempt", all.scheduled, "PROCESSING")}
-              {figure("Running", all.running, "PROCESSING")}
-              {figure("Failed, kept", all.failed, "FAILED")}
-              {figure("Succeeded, kept", all.success, "SUCCESS")}
-              {figure("Delivered, kept", all.delivered, "DELIVERED")}
-            </div>
-          )}
-        </Read>
+        <div class="grid4">
+          {figure("Waiting for a worker", all.queued, { state: "queued" })}
+          {figure("Waiting for a next attempt", all.scheduled, { state: "scheduled" })}
+          {figure("Running", all.running, { state: "running" })}
+          {figure("Failed, kept", all.failed, { status: "FAILED" })}
+          {figure("Succeeded, kept", all.success, { status: "SUCCESS" })}
+          {figure("Delivered, kept", all.delivered, { status: "DELIVERED" })}
+        </div>
       ) : <Notice tone="info">An ALB endpoint has no queue: requests go to its workers at once.</Notice>}
-      <Workers endpoint={endpoint} />
+      <WorkersTable endpoint={endpoint} workers={workers} />
     </>
   );
-}
-
-function Workers({ endpoint }: { endpoint: Endpoint }) {
-  const workers = usePolled(`workers ${endpoint.id}`, 3000, (signal) => get<Worker[]>(["serverless", endpoint.id, "workers"], {}, signal));
-  return <Read from={workers}>{(list) => <WorkersTable endpoint={endpoint} workers={list} />}</Read>;
 }
 
 function Deliveries({ endpoint }: { endpoint: Endpoint }) {

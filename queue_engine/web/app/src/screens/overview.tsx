@@ -1,21 +1,23 @@
-import { useRef } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import { type Counts, type Endpoint, get, type Worker } from "../api.ts";
 import { type Concern, concernsOf, lacksWorkers, worst } from "../attention.ts";
 import { Card, Empty, Foreign, Notice, Read, Title } from "../parts/common.tsx";
-import { EndpointsTable } from "../parts/endpoints-table.tsx";
+import { EndpointsTable, type Shortened } from "../parts/endpoints-table.tsx";
 import { State } from "../parts/shapes.tsx";
+import { isLive } from "../events.ts";
 import { viewUrl } from "../place.ts";
 import { usePolled } from "../polled.ts";
 import { StartScreen } from "./start.tsx";
-import { can, now, zone } from "../state.ts";
+import { can, isPaused, now, zone } from "../state.ts";
 import { countText, timeText } from "../times.ts";
 
 /** Endpoints whose counts and deliveries are read too. The API has no sums over endpoints yet. */
 const MAX_COUNTED = 20;
 const EVERY_MS = 5000;
+const EXTRAS_MS = 10_000;
 
 interface Shown {
-  endpoints: Endpoint[];
+  endpoints: Shortened[];
   counts: Map<string, Counts>;
   concerns: Concern[];
   counted: number;
@@ -36,8 +38,20 @@ async function read(signal: AbortSignal): Promise<Shown> {
   return { endpoints, counts, concerns, counted: queues.length };
 }
 
+/** Put the endpoints of an event in place of those that were read. What is not in the event stays for a while. */
+function take(event: unknown, before: Shown | null): Shown | null {
+  if (before === null) return null;
+  const { endpoints } = event as { endpoints: (Shortened & { counts: Counts })[] };
+  return { ...before, endpoints, counts: new Map(endpoints.map((one) => [one.id, one.counts])), counted: endpoints.length };
+}
+
 export function OverviewScreen() {
-  const shown = usePolled("overview", EVERY_MS, read);
+  const shown = usePolled("overview", EVERY_MS, read, { name: "overview", take });
+  // Workers and deliveries are not in the events.
+  useEffect(() => {
+    const timer = window.setInterval(() => { if (isLive.value && !isPaused.value && !document.hidden) shown.again(); }, EXTRAS_MS);
+    return () => clearInterval(timer);
+  }, []);
   // The first run stays until the person leaves it, although there is an endpoint after its first step.
   const isFirstRun = useRef(false);
   isFirstRun.current ||= shown.data?.endpoints.length === 0 && can("manage_tenant");
@@ -89,7 +103,7 @@ function ConcernNote({ concern }: { concern: Concern }) {
 }
 
 function Figures({ shown }: { shown: Shown }) {
-  const sum = (pick: (one: Endpoint) => number) => shown.endpoints.reduce((total, one) => total + pick(one), 0);
+  const sum = (pick: (one: Shortened) => number) => shown.endpoints.reduce((total, one) => total + pick(one), 0);
   const kept = [...shown.counts.values()].reduce((total, one) => ({ good: total.good + one.success + one.delivered, failed: total.failed + one.failed }), { good: 0, failed: 0 });
   const ended = kept.good + kept.failed;
   const isPartial = shown.counted < shown.endpoints.filter((one) => one.serviceMode === "QUEUE").length;

@@ -1,12 +1,14 @@
 import { useLocation } from "preact-iso";
-import { useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { type Attempt, type DeliveryAttempt, get, getTask, send, type Task, type TaskDetail, type Waiting } from "../api.ts";
 import { Action, Card, Confirm, CopyButton, Empty, Foreign, Read, Time, Title, useActions } from "../parts/common.tsx";
 import { DeliveryState, State, TaskState } from "../parts/shapes.tsx";
 import { Payload } from "../parts/payload.tsx";
 import { Timeline } from "../parts/timeline.tsx";
-import { queryOf } from "../filters.ts";
-import { BASE, viewUrl } from "../place.ts";
+import { listQuery } from "../filters.ts";
+import { useKeys } from "../keys.ts";
+import { can } from "../state.ts";
+import { BASE, PAYLOADS, viewUrl } from "../place.ts";
 import { usePolled } from "../polled.ts";
 import { lengthText } from "../times.ts";
 
@@ -15,22 +17,35 @@ interface Life {
   deliveries: DeliveryAttempt[];
 }
 
+/** The topic of a task: all but its input and output. */
+interface Told extends Life {
+  task: TaskDetail["task"];
+}
+
 /** Read a task and all that is known about its life: often while something happens to it, rarely after. */
 export function useTask(endpoint: string, task: string) {
   const [settled, setSettled] = useState(false);
   const path = ["serverless", endpoint, "tasks", task];
+  const topic = `task:${endpoint}:${task}`;
   const detail = usePolled<TaskDetail>(`${endpoint} ${task}`, settled ? 15_000 : 1500, async (signal) => {
     const found = await getTask(endpoint, task, 0, signal);
     setSettled(isSettled(found.task));
     return found;
-  });
+  }, { name: topic, take: (event, before) => (before === null ? null : { ...before, task: (event as Told).task }) });
   const life = usePolled<Life>(`life ${endpoint} ${task}`, settled ? 15_000 : 1500, async (signal) => {
     const [attempts, deliveries] = await Promise.all([
       get<Attempt[]>([...path, "attempts"], {}, signal),
       get<DeliveryAttempt[]>([...path, "deliveries"], {}, signal),
     ]);
     return { attempts, deliveries };
-  });
+  }, { name: topic, take: (event) => event as Told });
+  // The output is not in the events: it is read when the task has ended, or runs again.
+  const state = detail.data?.task.finishedAt ?? null;
+  const known = useRef<number | null | undefined>(undefined);
+  useEffect(() => {
+    if (known.current !== undefined && known.current !== state) detail.again();
+    known.current = detail.data === null ? undefined : state;
+  }, [state, detail.data === null]);
   const again = () => { setSettled(false); detail.again(); life.again(); };
   return { detail, life, again };
 }
@@ -46,7 +61,7 @@ export function TaskScreen({ endpoint = "", task = "" }: { endpoint?: string; ta
   const gone = (
     <>
       <h1 class="mono"><Foreign text={task} limit={255} /></h1>
-      <Empty>There is no such task, or this key does not see it. An ended task is kept for a time that its endpoint's settings say, then removed. <a href={viewUrl("tasks") + queryOf({ endpoint, status: null, page: 1 })}>Tasks of the endpoint</a></Empty>
+      <Empty>There is no such task, or this key does not see it. An ended task is kept for a time that its endpoint's settings say, then removed. <a href={viewUrl("tasks") + listQuery(endpoint)}>Tasks of the endpoint</a></Empty>
     </>
   );
   return (
@@ -81,7 +96,9 @@ function Head({ detail: { task }, again }: { detail: TaskDetail; again: () => vo
   const [deleting, setDeleting] = useState(false);
   const path = ["serverless", task.endpointId, "tasks", task.taskId];
   const hasEnded = task.finishedAt !== null;
-  const list = viewUrl("tasks") + queryOf({ endpoint: String(task.endpointId), status: null, page: 1 });
+  const order = (right: string, word: string) => () => { if (can(right)) void run(() => send("POST", [...path, word]))(); };
+  useKeys({ ...(hasEnded ? { r: order("operate", "retry") } : { c: order("cancel", "cancel") }) });
+  const list = viewUrl("tasks") + listQuery(task.endpointId);
   return (
     <>
       <div class="row spread">
@@ -124,6 +141,9 @@ function Why({ waiting, endpoint }: { waiting: Waiting; endpoint: string }) {
 
 function Facts({ task }: { task: TaskDetail["task"] }) {
   const headers = Object.entries(task.headers);
+  const tags = (task.tags ?? []) as string[];
+  const metadata = Object.entries(task.metadata ?? {});
+  const [showsHeaders, setShowsHeaders] = useState(PAYLOADS === "show");
   return (
     <Card id="facts" title="Facts">
       <div class="body">
@@ -132,6 +152,7 @@ function Facts({ task }: { task: TaskDetail["task"] }) {
           <dt>Priority</dt><dd>{task.priority}</dd>
           <dt>Fairness key</dt><dd class="mono">{task.fairnessKey === null ? <span class="muted">none</span> : <Foreign text={task.fairnessKey} limit={40} />}</dd>
           <dt>Created</dt><dd><Time at={task.createdAt} /></dd>
+          {task.runAt === null ? null : <><dt>Not before</dt><dd><Time at={task.runAt} /></dd></>}
           <dt>Started</dt><dd><Time at={task.startedAt} /></dd>
           <dt>Finished</dt><dd><Time at={task.finishedAt} /></dd>
           <dt>Attempts</dt><dd>{task.attempts}</dd>
@@ -142,7 +163,10 @@ function Facts({ task }: { task: TaskDetail["task"] }) {
           {task.webhook === null ? null : <><dt>Delivery</dt><dd><DeliveryState task={task} /> {task.deliveryAttempts} attempts</dd></>}
           {task.deliveryError ? <><dt>Given up</dt><dd><Foreign text={task.deliveryError} limit={300} /></dd></> : null}
           {task.nextDeliveryAt === null ? null : <><dt>Next delivery</dt><dd><Time at={task.nextDeliveryAt} /></dd></>}
-          <dt>Headers</dt><dd>{headers.length === 0 ? <span class="muted">none</span> : headers.map(([name, value]) => <div key={name}><code><Foreign text={`${name}: ${value}`} limit={300} /></code></div>)}</dd>
+          {task.deliveredAt === null ? null : <><dt>Delivered</dt><dd><Time at={task.deliveredAt} /></dd></>}
+          {tags.length === 0 ? null : <><dt>Tags</dt><dd>{tags.map((tag) => <div key={tag}><a href={viewUrl("tasks") + listQuery(task.endpointId, { tag })}><Foreign text={tag} limit={64} /></a></div>)}</dd></>}
+          {metadata.length === 0 ? null : <><dt>Metadata</dt><dd>{metadata.map(([name, value]) => <div key={name}><code><Foreign text={`${name}: ${value}`} limit={300} /></code></div>)}</dd></>}
+          <dt>Headers</dt><dd>{!showsHeaders && PAYLOADS === "hidden" && headers.length > 0 ? <button class="btn" type="button" onClick={() => setShowsHeaders(true)}>Show {headers.length}</button> : PAYLOADS === "never" ? <span class="muted">kept out of the console</span> : headers.length === 0 ? <span class="muted">none</span> : headers.map(([name, value]) => <div key={name}><code><Foreign text={`${name}: ${value}`} limit={300} /></code></div>)}</dd>
         </dl>
       </div>
     </Card>

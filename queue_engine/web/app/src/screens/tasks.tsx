@@ -1,12 +1,17 @@
 import { useLocation } from "preact-iso";
-import { type Counts, type Endpoint, get, type Schemas, type Task } from "../api.ts";
-import { Card, Empty, Foreign, Read, Time, Title } from "../parts/common.tsx";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { type Counts, type Endpoint, get, type Task } from "../api.ts";
+import { BulkDialog, type Order } from "../parts/bulk.tsx";
+import { Action, Card, CopyButton, Empty, ErrorNotice, Foreign, Notice, Read, Time, Title } from "../parts/common.tsx";
+import { FilterField } from "../parts/filter-field.tsx";
 import { DeliveryState, TaskState } from "../parts/shapes.tsx";
-import { PAGE_SIZE, queryOf, type View, viewOf } from "../filters.ts";
+import { type Filters, queryOf, type View, viewOf } from "../filters.ts";
+import { focusedRow, moveRow, useKeys } from "../keys.ts";
 import { viewUrl } from "../place.ts";
 import { usePolled } from "../polled.ts";
-import { now } from "../state.ts";
-import { countText, lengthText } from "../times.ts";
+import { useTaskPage } from "../task-page.ts";
+import { can, now, zone } from "../state.ts";
+import { countText, lengthText, timeText } from "../times.ts";
 
 export function TasksScreen() {
   const { query } = useLocation();
@@ -22,7 +27,7 @@ export function TasksScreen() {
           return (
             <>
               <div class="row spread"><h1>Tasks</h1><EndpointChoice endpoints={queues} view={view} chosen={chosen?.id ?? null} /></div>
-              {chosen ? <Tasks endpoint={chosen} view={{ ...view, endpoint: chosen.id }} /> : <NoEndpoint id={view.endpoint} />}
+              {chosen ? <Tasks key={chosen.id} endpoint={chosen} view={{ ...view, endpoint: chosen.id }} /> : <NoEndpoint id={view.endpoint} />}
             </>
           );
         }}
@@ -38,7 +43,7 @@ function NoEndpoint({ id }: { id: string | null }) {
 
 function EndpointChoice({ endpoints, view, chosen }: { endpoints: Endpoint[]; view: View; chosen: string | null }) {
   const { route } = useLocation();
-  const choose = (event: Event) => route(viewUrl("tasks") + queryOf({ ...view, endpoint: (event.currentTarget as HTMLSelectElement).value, page: 1 }));
+  const choose = (event: Event) => route(viewUrl("tasks") + queryOf({ ...view, endpoint: (event.currentTarget as HTMLSelectElement).value, cursor: "" }));
   return (
     <div class="row">
       <label for="endpoint">Endpoint</label>
@@ -50,34 +55,35 @@ function EndpointChoice({ endpoints, view, chosen }: { endpoints: Endpoint[]; vi
   );
 }
 
-interface Shown {
-  page: Schemas["TaskPageView"];
-  counts: Counts;
-}
-
 function Tasks({ endpoint, view }: { endpoint: Endpoint; view: View }) {
-  const shown = usePolled<Shown>(queryOf(view), 3000, async (signal) => {
-    const query = { pageNumber: view.page, pageSize: PAGE_SIZE, status: view.status ?? undefined };
-    const [page, counts] = await Promise.all([
-      get<Schemas["TaskPageView"]>(["serverless", endpoint.id, "tasks"], query, signal),
-      get<Counts>(["serverless", endpoint.id, "tasks", "count"], {}, signal),
-    ]);
-    return { page, counts };
-  });
+  const { route } = useLocation();
+  const [order, setOrder] = useState<Order | null>(null);
+  const counts = usePolled(`counts ${endpoint.id}`, 3000, (signal) => get<Counts>(["serverless", endpoint.id, "tasks", "count"], {}, signal), { name: `endpoint:${endpoint.id}`, take: (event) => (event as { counts: Counts }).counts });
+  const filter = (filters: Filters) => route(viewUrl("tasks") + queryOf({ ...view, filters, cursor: "" }));
   return (
     <>
-      <Tabs view={view} counts={shown.data?.counts ?? null} />
-      <Read from={shown} lines={10}>{({ page }) => <TaskTable page={page} view={view} />}</Read>
+      <Tabs view={view} counts={counts.data} />
+      <div class="row">
+        <FilterField filters={view.filters} change={filter} />
+        <CopyButton text={() => location.href}>Copy link</CopyButton>
+      </div>
+      <Matching view={view} endpoint={endpoint} start={setOrder} />
+      <TaskPage endpoint={endpoint} view={view} counts={counts.data} start={setOrder} />
+      {order === null ? null : <BulkDialog order={order} close={() => setOrder(null)} />}
     </>
   );
 }
 
 function Tabs({ view, counts }: { view: View; counts: Counts | null }) {
-  const tab = (word: string, status: string | null, count: number | undefined) => (
-    <a href={viewUrl("tasks") + queryOf({ ...view, status, page: 1 })} aria-current={view.status === status ? "page" : undefined}>
-      {word} <span class="muted">{count === undefined ? "" : countText(count)}</span>
-    </a>
-  );
+  const tab = (word: string, status: string | null, count: number | undefined) => {
+    const { status: _, ...others } = view.filters;
+    const filters = status === null ? others : { ...others, status };
+    return (
+      <a href={viewUrl("tasks") + queryOf({ ...view, filters, cursor: "" })} aria-current={(view.filters.status ?? null) === status ? "page" : undefined}>
+        {word} <span class="muted">{count === undefined ? "" : countText(count)}</span>
+      </a>
+    );
+  };
   return (
     <nav class="tabs" aria-label="By status">
       {tab("All", null, counts?.total)}
@@ -89,31 +95,115 @@ function Tabs({ view, counts }: { view: View; counts: Counts | null }) {
   );
 }
 
-function TaskTable({ page, view }: { page: Schemas["TaskPageView"]; view: View }) {
-  if (page.items.length === 0) {
-    const text = page.total > 0 ? "This page has no tasks any more." : view.status === null ? "This endpoint has no tasks. Ended tasks are kept for a time that the endpoint's settings say." : "No task of this endpoint has this status.";
-    return <Card id="tasks" title="Tasks"><Empty>{text}</Empty></Card>;
-  }
-  const first = (page.page - 1) * page.size + 1;
-  const place = `Newest first, ${countText(first)}–${countText(first + page.items.length - 1)} of ${countText(page.total)}`;
+/** Bulk operations on all tasks that match the filters, on this page or not. */
+function Matching({ view, endpoint, start }: { view: View; endpoint: Endpoint; start: (order: Order) => void }) {
+  const isEmpty = Object.keys(view.filters).length === 0;
+  const because = isEmpty ? "Filter the tasks first" : null;
+  const begin = (action: Order["action"]) => async () => start({ endpoint, action, target: { filter: view.filters } });
   return (
-    <Card id="tasks" title={`${countText(page.total)} tasks`} aside={<span class="muted">{place}</span>}>
-      <div class="wrap" tabIndex={0} role="region" aria-label="Tasks">
-        <table>
-          <thead><tr><th scope="col">Task</th><th scope="col">State</th><th scope="col">Created</th><th scope="col" class="num">Since or ran</th><th scope="col" class="num">Attempts</th><th scope="col">Delivery</th><th scope="col">Why it failed</th></tr></thead>
-          <tbody>{page.items.map((one) => <Line key={one.taskId} task={one} />)}</tbody>
-        </table>
-      </div>
-      <Pager page={page} view={view} />
-    </Card>
+    <div class="row" role="group" aria-label="All tasks that match the filters">
+      <span class="muted">All that match:</span>
+      <Action right="operate" act={begin("retry")} because={because}>Retry all…</Action>
+      <Action right="operate" act={begin("cancel")} because={because}>Cancel all…</Action>
+      <Action right="manage" kind="danger" act={begin("delete")} because={because}>Delete all…</Action>
+    </div>
   );
 }
 
-function Line({ task }: { task: Task }) {
+function TaskPage({ endpoint, view, counts, start }: { endpoint: Endpoint; view: View; counts: Counts | null; start: (order: Order) => void }) {
+  const page = useTaskPage(endpoint.id, view);
+  const [selected, setSelected] = useState<ReadonlySet<string>>(new Set());
+  const last = useRef<string | null>(null);
+  useEffect(() => setSelected(new Set()), [queryOf(view)]);
+  const ids = page.items.map((one) => one.taskId);
+  const chosen = ids.filter((one) => selected.has(one));
+  const select = (id: string | null, isRange = false) => {
+    if (id === null) return;
+    const from = last.current === null ? -1 : ids.indexOf(last.current);
+    const to = ids.indexOf(id);
+    const next = new Set(selected);
+    if (isRange && from >= 0) for (const one of ids.slice(Math.min(from, to), Math.max(from, to) + 1)) next.add(one);
+    else if (!next.delete(id)) next.add(id);
+    last.current = id;
+    setSelected(next);
+  };
+  const all = () => setSelected(chosen.length === ids.length ? new Set() : new Set(ids));
+  const order = (action: Order["action"], right: string) => () => {
+    const focused = focusedRow();
+    const taskIds = chosen.length > 0 ? chosen : focused === null ? [] : [focused];
+    if (taskIds.length > 0 && can(right)) start({ endpoint, action, target: { taskIds } });
+  };
+  useKeys({
+    j: () => moveRow(1), k: () => moveRow(-1), x: () => select(focusedRow()), X: () => select(focusedRow(), true), "*": all,
+    r: order("retry", "operate"), c: order("cancel", "operate"), Escape: () => setSelected(new Set()),
+  });
+  if (page.error !== null && page.items.length === 0) return <ErrorNotice error={page.error} again={page.again} />;
+  const total = Object.keys(view.filters).length === 0 && counts !== null ? `${countText(counts.total)} tasks` : "Tasks";
+  return (
+    <>
+      {page.error === null ? null : <Notice tone="warn"><Foreign text={page.error.message} /> What was read before is shown. <button class="btn" type="button" onClick={page.again}>Try again</button></Notice>}
+      <Card id="tasks" title={total} aside={<Place page={page} view={view} counts={counts} />}>
+        {page.items.length === 0 ? <NoTasks page={page} view={view} /> : (
+          <div class="wrap" tabIndex={0} role="region" aria-label="Tasks">
+            <table>
+              <thead>
+                <tr>
+                  <th scope="col"><input type="checkbox" aria-label="Select all on this page" checked={chosen.length === ids.length} onChange={all} /></th>
+                  <th scope="col">Task</th><th scope="col">State</th><th scope="col">Created</th><th scope="col" class="num">Since or ran</th><th scope="col" class="num">Attempts</th><th scope="col">Delivery</th><th scope="col">Why it failed</th>
+                </tr>
+              </thead>
+              <tbody>{page.items.map((one) => <Line key={one.taskId} task={one} isSelected={selected.has(one.taskId)} select={(isRange) => select(one.taskId, isRange)} />)}</tbody>
+            </table>
+          </div>
+        )}
+        <Pager page={page} view={view} />
+      </Card>
+      {chosen.length === 0 ? null : (
+        <div class="bulk" role="region" aria-label="Selection">
+          <b aria-live="polite">{countText(chosen.length)} selected</b>
+          <span class="row">
+            <Action right="operate" act={async () => order("retry", "operate")()}>Retry… <kbd>r</kbd></Action>
+            <Action right="operate" act={async () => order("cancel", "operate")()}>Cancel… <kbd>c</kbd></Action>
+            <Action right="manage" act={async () => order("delete", "manage")()}>Delete…</Action>
+            <button class="btn" type="button" onClick={() => setSelected(new Set())}>Clear <kbd>Esc</kbd></button>
+          </span>
+        </div>
+      )}
+    </>
+  );
+}
+
+type Page = ReturnType<typeof useTaskPage>;
+
+/** Where the page is, and how much was looked at for it. */
+function Place({ page, view, counts }: { page: Page; view: View; counts: Counts | null }) {
+  const of = counts === null ? "" : ` of ${countText(counts.total)}`;
+  const looked = page.calls > 1 || !page.isDone ? `${countText(page.scanned)}${of} looked at` : "";
+  const order = view.cursor === "" ? "newest first" : "older tasks";
+  return (
+    <>
+      {page.newer > 0 ? <button class="btn" type="button" onClick={page.again}>{page.newer >= page.items.length ? `${page.newer} or more` : page.newer} newer: show</button> : null}
+      <span class="muted" role="status">{[order, `${page.items.length} shown`, looked].filter(Boolean).join(", ")}</span>
+      {page.isReading && page.calls > 0 ? <button class="btn" type="button" onClick={page.stop}>Stop</button> : null}
+      {!page.isReading && page.asOf > 0 && !page.isFresh ? <span class="muted">as of {timeText(page.asOf, zone.value, now.value)} <button class="btn" type="button" onClick={page.again}>Read again</button></span> : null}
+    </>
+  );
+}
+
+function NoTasks({ page, view }: { page: Page; view: View }) {
+  if (page.isReading) return <Empty>Looking …</Empty>;
+  if (!page.isDone) return <Empty>Stopped after {countText(page.scanned)} tasks, none of which matches. <button class="btn" type="button" onClick={page.more}>Go on</button></Empty>;
+  if (view.cursor !== "") return <Empty>There are no older tasks.</Empty>;
+  const isFiltered = Object.keys(view.filters).length > 0;
+  return <Empty>{isFiltered ? "No task of this endpoint matches the filters." : "This endpoint has no tasks. Ended tasks are kept for a time that the endpoint's settings say."}</Empty>;
+}
+
+function Line({ task, isSelected, select }: { task: Task; isSelected: boolean; select: (isRange: boolean) => void }) {
   const isRunning = task.state === "running" && task.startedAt !== null;
   const length = task.durationMs ?? (isRunning ? now.value - (task.startedAt ?? 0) : null);
   return (
-    <tr>
+    <tr data-row={task.taskId} aria-selected={isSelected}>
+      <td><input type="checkbox" aria-label={`Select ${task.taskId}`} checked={isSelected} onClick={(event) => select(event.shiftKey)} /></td>
       <td class="mono"><a href={viewUrl("tasks", task.endpointId, task.taskId)}><Foreign text={task.taskId} limit={60} /></a></td>
       <td><TaskState task={task} /></td>
       <td><Time at={task.createdAt} /></td>
@@ -125,14 +215,13 @@ function Line({ task }: { task: Task }) {
   );
 }
 
-function Pager({ page, view }: { page: Schemas["TaskPageView"]; view: View }) {
-  if (page.pages <= 1) return null;
-  const to = (number: number) => viewUrl("tasks") + queryOf({ ...view, page: number });
+function Pager({ page, view }: { page: Page; view: View }) {
+  const older = page.isDone && page.next !== null ? viewUrl("tasks") + queryOf({ ...view, cursor: page.next }) : null;
+  if (view.cursor === "" && older === null) return null;
   return (
     <nav class="row pager" aria-label="Pages">
-      {page.page > 1 ? <a class="btn" href={to(page.page - 1)}>Newer</a> : null}
-      <span class="muted">Page {countText(page.page)} of {countText(page.pages)}</span>
-      {page.page < page.pages ? <a class="btn" href={to(page.page + 1)}>Older</a> : null}
+      {view.cursor === "" ? null : <a class="btn" href={viewUrl("tasks") + queryOf({ ...view, cursor: "" })}>Newest</a>}
+      {older === null ? null : <a class="btn" href={older}>Older</a>}
     </nav>
   );
 }

@@ -3,9 +3,11 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError, type Endpoint, get, type Schemas, type Worker } from "../api.ts";
 import { Card, Empty, ErrorNotice, Foreign, Read, Time, Title } from "../parts/common.tsx";
 import { PlatformState } from "../parts/shapes.tsx";
-import { viewUrl } from "../place.ts";
+import { follow, isLive } from "../events.ts";
+import { NEVER } from "../parts/payload.tsx";
+import { PAYLOADS, viewUrl } from "../place.ts";
 import { usePolled } from "../polled.ts";
-import { now, zone } from "../state.ts";
+import { isPaused, now, zone } from "../state.ts";
 import { agoText, timeText } from "../times.ts";
 
 type Line = Schemas["LogLineView"];
@@ -28,7 +30,7 @@ export function WorkerScreen({ endpoint = "", worker = "" }: { endpoint?: string
         <h1 class="mono"><Foreign text={worker} limit={63} /></h1>{found ? <PlatformState status={found.status} /> : null}
       </div>
       <Read from={all} lines={2}>{() => (found ? <Facts worker={found} /> : <Empty>This worker has ended. Its log can be read for a time after that.</Empty>)}</Read>
-      <Log key={`${endpoint} ${worker}`} endpoint={endpoint} worker={worker} />
+      {PAYLOADS === "never" ? <Card id="log" title="Log"><Empty>{NEVER}</Empty></Card> : <HiddenLog key={`${endpoint} ${worker}`} endpoint={endpoint} worker={worker} />}
     </>
   );
 }
@@ -48,6 +50,12 @@ function Facts({ worker }: { worker: Worker }) {
       </div>
     </Card>
   );
+}
+
+function HiddenLog({ endpoint, worker }: { endpoint: string; worker: string }) {
+  const [isShown, setShown] = useState(PAYLOADS === "show");
+  if (isShown) return <Log endpoint={endpoint} worker={worker} />;
+  return <Card id="log" title="Log"><div class="body"><button class="btn" type="button" onClick={() => setShown(true)}>Show the log</button></div></Card>;
 }
 
 function Log({ endpoint, worker }: { endpoint: string; worker: string }) {
@@ -89,14 +97,30 @@ interface Wanted {
   follows: boolean;
 }
 
+interface LogEvent {
+  after: { time: string; offset: string } | null;
+  lines: Line[];
+  next: { time: string; offset: string } | null;
+}
+
+/** Follow a topic, so that a stream is opened for it. Return true while events of it come. */
+function useFollowed(topic: string, isWanted: boolean): boolean {
+  useEffect(() => (isWanted ? follow(topic, () => null) : undefined), [topic, isWanted]);
+  return isWanted && isLive.value;
+}
+
 /** Read a part of the log, or its newest lines and then what is added. */
 function useLog(endpoint: string, worker: string, wanted: Wanted) {
   const [held, hold] = useState<{ lines: Line[]; left: boolean; isRead: boolean; error: ApiError | null }>({ lines: [], left: false, isRead: false, error: null });
   const { from, to, keyword, follows } = wanted;
+  const topic = `log:${endpoint}:${worker}`;
+  const isTold = useFollowed(topic, follows && to === undefined);
   useEffect(() => {
     const ended = new AbortController();
     let timer = 0;
     let tokens: Record<string, string> = {};
+    let isReading = true;
+    let isMissed = false;
     const path = ["serverless", endpoint, "workers", worker, "logs"];
     const given = { keyword: keyword || undefined, endTime: to };
     const add = (lines: Line[]) => hold((before) => {
@@ -104,7 +128,7 @@ function useLog(endpoint: string, worker: string, wanted: Wanted) {
       return { lines: all.slice(-MAX_LINES), left: before.left || all.length > MAX_LINES, isRead: true, error: null };
     });
     const step = async () => {
-      if (document.hidden) { timer = window.setTimeout(() => void step(), FOLLOW_MS); return; }
+      if (document.hidden || isPaused.value) { timer = window.setTimeout(() => void step(), FOLLOW_MS); return; }
       try {
         let more = true;
         while (more && !ended.signal.aborted) {
@@ -119,11 +143,30 @@ function useLog(endpoint: string, worker: string, wanted: Wanted) {
         const error = caught instanceof ApiError ? caught : new ApiError(-1, String(caught));
         hold((before) => ({ ...before, isRead: true, error }));
       }
-      if (follows) timer = window.setTimeout(() => void step(), FOLLOW_MS);
+      isReading = false;
+      if (isMissed) return void again();
+      if (follows && !isTold) timer = window.setTimeout(() => void step(), FOLLOW_MS);
     };
+    /** Read on from the newest line that is known. During a read it is noted only. */
+    const again = () => {
+      isMissed = isReading;
+      if (isReading) return;
+      isReading = true;
+      void step();
+    };
+    // Events have the lines that were added, if no line was missed and none is left out.
+    const took = (event: unknown) => {
+      const { after, lines, next } = event as LogEvent;
+      if (ended.signal.aborted) return;
+      const isNext = !isReading && keyword === "" && after?.time === tokens["searchAfterTime"] && after?.offset === tokens["searchAfterOffset"];
+      if (!isNext) return again();
+      if (next !== null) tokens = { searchAfterTime: next.time, searchAfterOffset: next.offset };
+      if (lines.length > 0) add(lines);
+    };
+    const unfollow = isTold ? follow(topic, took) : null;
     hold({ lines: [], left: false, isRead: false, error: null });
     void step();
-    return () => { ended.abort(); clearTimeout(timer); };
-  }, [endpoint, worker, from, to, keyword, follows]);
+    return () => { ended.abort(); clearTimeout(timer); unfollow?.(); };
+  }, [endpoint, worker, from, to, keyword, follows, isTold]);
   return held;
 }
