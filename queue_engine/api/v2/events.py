@@ -19,7 +19,7 @@ from queue_engine.api.http.queries import Query
 from queue_engine.api.http.responses import Headers
 from queue_engine.api.http.services import CONSOLE, Services
 from queue_engine.api.v2.delivery_views import ledger_view
-from queue_engine.api.v2.endpoint_views import endpoint_view, worker_view
+from queue_engine.api.v2.endpoint_views import endpoint_detail_view, endpoint_view, worker_view
 from queue_engine.api.v2.log_views import log_page_view
 from queue_engine.api.v2.task_operations import operation_view
 from queue_engine.api.v2.task_views import attempts_view, task_counts_view, task_detail_view
@@ -197,9 +197,10 @@ class _Overview(_Source):
 class _Endpoint(_Source):
     async def _state(self) -> Mapping[str, Any]:
         endpoint = await self._endpoint()
+        error = await self._engine.waiting.of_endpoint(self._principal, endpoint)
         workers = await self._engine.queries.workers(self._principal, endpoint, frozenset())
         return {
-            "endpoint": endpoint_view(endpoint, self._catalogue),
+            "endpoint": endpoint_detail_view(endpoint, self._catalogue, error),
             "counts": task_counts_view(endpoint.counts),
             "workers": [worker_view(one, endpoint) for one in workers],
         }

@@ -12,16 +12,18 @@ import { countText } from "../times.ts";
 
 const TABS = ["overview", "workers", "deliveries", "settings"] as const;
 
+type Detail = Schemas["EndpointDetailView"];
+
 /** What the views of an endpoint show, as the topic of the endpoint has it. */
 interface Known {
-  endpoint: Endpoint;
+  endpoint: Detail;
   counts: Counts;
   workers: Worker[];
 }
 
 async function readEndpoint(id: string, signal: AbortSignal): Promise<Known> {
   const path = ["serverless", id];
-  const [endpoint, workers] = await Promise.all([get<Endpoint>(path, {}, signal), get<Worker[]>([...path, "workers"], {}, signal)]);
+  const [endpoint, workers] = await Promise.all([get<Detail>(path, {}, signal), get<Worker[]>([...path, "workers"], {}, signal)]);
   return { endpoint, workers, counts: await get<Counts>([...path, "tasks", "count"], {}, signal) };
 }
 
@@ -47,7 +49,7 @@ export function EndpointScreen({ endpoint = "", tab = "overview" }: { endpoint?:
   );
 }
 
-function Head({ endpoint, again }: { endpoint: Endpoint; again: () => void }) {
+function Head({ endpoint, again }: { endpoint: Detail; again: () => void }) {
   const { run, error } = useActions(again);
   const { route } = useLocation();
   const [deleting, setDeleting] = useState(false);
@@ -75,6 +77,7 @@ function Head({ endpoint, again }: { endpoint: Endpoint; again: () => void }) {
         </div>
       </div>
       {error}
+      {endpoint.error ? <Notice tone="bad"><Foreign text={endpoint.error} limit={1000} /></Notice> : null}
       {endpoint.paused ? <Notice tone="warn"><b>The queue is paused.</b> Tasks are accepted and wait; no further one begins until the queue is resumed. Those that run go on.</Notice> : null}
       {deleting ? <Confirm question={<>Delete the endpoint <b><Foreign text={endpoint.name} limit={120} /></b> with all its tasks and their results? This cannot be undone.</>} yes="Delete the endpoint" close={() => setDeleting(false)} act={async () => { await send("DELETE", ["serverless", endpoint.id]); route(BASE); }} /> : null}
     </>
