@@ -25,6 +25,7 @@ export const FILTERS = {
   finishedAfter: { word: "ended-after", kind: "time", example: "15m" },
   finishedBefore: { word: "ended-before", kind: "time", example: "2026-01-31T12:00" },
   tag: { word: "tag", kind: "text", example: "nightly" },
+  fairnessKey: { word: "key", kind: "text", example: "customer-7" },
   workerId: { word: "worker", kind: "text", example: "w-91aa" },
   deliveryStatus: { word: "delivery", kind: "text", example: "MAX_RETRIES_EXCEEDED" },
   destination: { word: "destination", kind: "text", example: "https://hooks.example.com" },
