@@ -1,7 +1,7 @@
 """Follow the states of endpoints, tasks, logs and operations.
 
 A topic is read once a round by this process, however many clients follow it, and a client gets a state only when it has
-changed. Of a slow client, a topic holds the latest state only, so it needs no memory for those that it has missed.
+changed. A topic holds only its latest state for a slow client, so states that the client has missed need no memory.
 
     source ── read each second, or when the task has ended ──► topic ── if changed ──► followers ── next ──►
 """

@@ -37,7 +37,7 @@ def call(up: Up, method: str, path: str, body: Any = None) -> Any:
 
 
 def call_with(up: Up, key: str) -> Any:
-    """What a key is, as the API says."""
+    """The key itself, as the API describes it."""
     return httpx.get(f"http://127.0.0.1:{up.port}/v2/me", headers={"X-Api-Key": key}, timeout=60).json()["data"]
 
 
