@@ -154,16 +154,6 @@ MUTANTS = {
             },
         ),
         Mutant(
-            "no comparison of an entry with the place in its lane",
-            scenario="kill agent between take and start",
-            expected="was started by an entry of an earlier wait",
-            edits={
-                "queue_engine/store/lua/start.lua": [
-                    ("or entry ~= (place or entry_id)", "or (not place and entry ~= entry_id)"),
-                ],
-            },
-        ),
-        Mutant(
             "no second question after a lost connection",
             scenario="waiters",
             expected="its client still waits",
