@@ -145,32 +145,55 @@ class TaskStore:
 
     async def enqueue(self, task: NewTask) -> Enqueued:
         """Accept `task` unless its endpoint refuses it. A repeated submission is accepted once."""
-        return await self._enqueued(task, self._enqueueing(task))
+        found = await self._enqueueing(task, with_extra=self._has_extra(task))
+        if found.word == "IN_LANE":
+            self._note_default_lane(task.endpoint_id)
+            found = await self._enqueueing(task, with_extra=True)
+        return _enqueued_by(found)
 
     async def enqueue_all(self, tasks: Sequence[NewTask], results: list[Enqueued | Exception]) -> None:
         """Accept tasks in their order, as `enqueue` does, in shared round trips. Append a result for each.
 
         When this is cancelled, the results of the tasks before are in the list.
         """
-        replies = deque((task, self._enqueueing(task)) for task in tasks)
+        # All tasks get the keys of lanes if one of them does. Otherwise those that need them by the endpoint's default
+        # priority would be accepted by a second call, after the tasks behind them.
+        has_extra = any(self._has_extra(task) for task in tasks)
+        replies = deque((task, self._enqueueing(task, with_extra=has_extra)) for task in tasks)
         try:
             while replies:
+                task, reply = replies.popleft()
                 try:
-                    results.append(await self._enqueued(*replies.popleft()))
+                    found = await reply
+                    if found.word == "IN_LANE":
+                        self._note_default_lane(task.endpoint_id)
+                        group = [(task, found), *[(one, await _outcome_of(other)) for one, other in replies]]
+                        replies = deque((one, self._again(one, outcome)) for one, outcome in group)
+                        continue
+                    results.append(_enqueued_by(found))
                 except Exception as error:  # noqa: BLE001 - it is the result of the task
                     results.append(error)
         finally:
             for _, reply in replies:
                 reply.close()
 
-    def _enqueueing(self, task: NewTask) -> Coroutine[Any, Any, EnqueueReply]:
+    def _has_extra(self, task: NewTask) -> bool:
+        """Return True if the script needs the keys that few tasks use, as far as this process knows."""
+        is_plain = task.delay_seconds is None and task.run_at_ms is None and not task.spec.tags and task.lane is None
+        return not is_plain or task.endpoint_id in self._with_default_lane
+
+    def _note_default_lane(self, endpoint_id: str) -> None:
+        if len(self._with_default_lane) >= MAX_REMEMBERED_ENDPOINTS:
+            self._with_default_lane.clear()
+        self._with_default_lane.add(endpoint_id)
+
+    def _enqueueing(self, task: NewTask, *, with_extra: bool) -> Coroutine[Any, Any, EnqueueReply]:
         """Begin to accept a task."""
         keys = self._partitions.of(task.endpoint_id)
         spec = self._specs.encode(task.spec, task.endpoint_id, task.task_id)
-        is_plain = task.delay_seconds is None and task.run_at_ms is None and not task.spec.tags and task.lane is None
         return self._scripts.enqueue(
             keys.of_task(task.task_id),
-            extra=() if is_plain and task.endpoint_id not in self._with_default_lane else _extra_keys(keys),
+            extra=_extra_keys(keys) if with_extra else (),
             fingerprint=task.fingerprint,
             tenant=task.tenant,
             spec_and_input=_joined(spec, task.input),
@@ -179,15 +202,11 @@ class TaskStore:
             options=_options_of(task),
         )
 
-    async def _enqueued(self, task: NewTask, reply: Awaitable[EnqueueReply]) -> Enqueued:
-        """Return the result of accepting a task. The script is run again if it lacked the keys of lanes."""
-        found = await reply
-        if found.word == "IN_LANE":
-            if len(self._with_default_lane) >= MAX_REMEMBERED_ENDPOINTS:
-                self._with_default_lane.clear()
-            self._with_default_lane.add(task.endpoint_id)
-            found = await self._enqueueing(task)
-        return _enqueued_by(found)
+    def _again(self, task: NewTask, outcome: EnqueueReply | Exception) -> Coroutine[Any, Any, EnqueueReply]:
+        """Begin to accept a task again if its first call lacked the keys of lanes."""
+        if not isinstance(outcome, Exception) and outcome.word == "IN_LANE":
+            return self._enqueueing(task, with_extra=True)
+        return _repeated(outcome)
 
     async def accepted_request(self, endpoint_id: str, task_id: str, *, max_input_bytes: int) -> AcceptedRequest | None:
         """Return the request of the task, with its input up to `max_input_bytes`; None when there is no such task."""
@@ -402,6 +421,19 @@ def _number_of(entry_id: str) -> int:
     """
     milliseconds, _, sequence = entry_id.partition("-")
     return int(milliseconds) * 1000 + min(int(sequence), 999)
+
+
+async def _outcome_of(reply: Awaitable[EnqueueReply]) -> EnqueueReply | Exception:
+    try:
+        return await reply
+    except Exception as error:  # noqa: BLE001 - it is the result of the task
+        return error
+
+
+async def _repeated(outcome: EnqueueReply | Exception) -> EnqueueReply:
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def _enqueued_by(reply: EnqueueReply) -> Enqueued:

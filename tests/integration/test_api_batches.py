@@ -234,6 +234,29 @@ async def test_lines_are_submitted_in_order_with_a_result_for_each(api: RunningA
     assert await names_in_order(api, endpoint_id) == names
 
 
+async def test_lines_stay_in_order_while_a_check_of_the_first_one_waits(api: RunningApi, endpoint_id: str) -> None:
+    """Workers' versions are read from the store for a task with a priority, and for no other task."""
+    lines = line(priority="normal") + line() * 511
+    assert (await send_lines(api, endpoint_id, lines, "?batchId=b"))[-1]["accepted"] == 512
+    assert await names_in_order(api, endpoint_id) == [f"b_{number}" for number in range(1, 513)]
+
+
+async def test_lines_stay_in_order_at_an_endpoint_with_a_default_priority(api: RunningApi) -> None:
+    """The server learns of the default by the first task, which the store accepts by a second call."""
+    endpoint_id = await api.create_endpoint(defaultPriority="low")
+    assert (await send_lines(api, endpoint_id, line() * 512, "?batchId=b"))[-1]["accepted"] == 512
+    assert await names_in_order(api, endpoint_id) == [f"b_{number}" for number in range(1, 513)]
+
+
+async def test_tasks_with_and_without_tags_stay_in_order_at_an_endpoint_with_a_default_priority(
+    api: RunningApi,
+) -> None:
+    endpoint_id = await api.create_endpoint(defaultPriority="low")
+    data = await send_json(api, endpoint_id, [task(), task(tags=["a"])] * 50, "?batchId=b")
+    assert {one["result"] for one in data["items"]} == {"accepted"}
+    assert await names_in_order(api, endpoint_id) == [f"b_{number}" for number in range(1, 101)]
+
+
 HOSTILE = [
     (b"", None),
     (b" \r", None),

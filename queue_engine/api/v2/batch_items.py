@@ -68,6 +68,9 @@ class Batch:
         self._index = 0
         self._is_counted = True
         """True while the request itself, which the tenant's request limit has counted, stands for the next task."""
+        self._latest = asyncio.Event()
+        """Set when the group that was submitted latest has ended."""
+        self._latest.set()
         self._counts = dict.fromkeys(ItemResult, 0)
         self.store_error: StoreUnavailable | None = None
         """The latest error of the store."""
@@ -84,10 +87,20 @@ class Batch:
             raise _no_id()
 
     async def submit(self, texts: Sequence[bytes | memoryview | None]) -> list[dict[str, Any]]:
-        """Submit a group of tasks, and return their results. A text that is None was too long to be read."""
+        """Submit a group of tasks after those before it, and return their results.
+
+        A text that is None was too long to be read.
+        """
         first, self._index = self._index, self._index + len(texts)
-        names, requests = await self._parsed(texts, first)
-        outcomes = await self._engine.batches.submit(self._principal, self._endpoint_id, requests)
+        before, self._latest = self._latest, asyncio.Event()
+        ended = self._latest
+        try:
+            names, requests = await self._parsed(texts, first)
+            # The checks of a group may wait, and the group behind it must not go ahead then.
+            await before.wait()
+            outcomes = await self._engine.batches.submit(self._principal, self._endpoint_id, requests)
+        finally:
+            ended.set()
         return [
             self._item(index, name, outcome)
             for index, (name, outcome) in enumerate(zip(names, outcomes, strict=True), start=first)
