@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from starlette.types import Receive, Send
 
+from queue_engine.aio import end_tasks
 from queue_engine.api.http.errors import ClientGone
 from queue_engine.api.http.long_poll import LongPoll
 from queue_engine.api.http.responses import COMMON_HEADERS, Response
@@ -42,10 +44,23 @@ class LineStream(Response):
             self.at_end()
 
     async def _send_lines(self, lines: Lines, receive: Receive, send: Send) -> None:
-        # A write to a connection that the client has closed does nothing, so the client is watched.
+        # A write to a connection that the client has closed does nothing, so the client is watched, also while the next
+        # part is made.
         poll = LongPoll(receive, MAX_SECONDS)
-        async with poll, aclosing(lines):
-            async for part in lines:
-                if poll.is_gone:
-                    raise ClientGone
+        async with poll as ended, aclosing(lines):
+            while True:
+                making = asyncio.create_task(_next_of(lines), name="part of a response")
+                try:
+                    await asyncio.wait((making, ended), return_when=asyncio.FIRST_COMPLETED)
+                    if poll.is_gone:
+                        raise ClientGone
+                    part = await making
+                finally:
+                    await end_tasks(making)
+                if part is None:
+                    return
                 await send({"type": "http.response.body", "body": part, "more_body": True})
+
+
+async def _next_of(lines: Lines) -> bytes | None:
+    return await anext(lines, None)
