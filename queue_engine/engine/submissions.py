@@ -186,6 +186,11 @@ class Submissions:
         task = self._new_task(principal, endpoint_id, request, fingerprint)
         if task.lane is not None:
             await self._check_lanes(task)
+        elif self._tasks.has_default_lane(endpoint_id):
+            try:
+                await self._check_lanes(task)
+            except StateConflict:  # it is refused if the endpoint still has a default priority
+                self._tasks.forget_default_lane(endpoint_id)
         return Prepared(task, request, rates)
 
     async def _check_lanes(self, task: NewTask) -> None:
@@ -202,7 +207,9 @@ class Submissions:
 
         Raises NotFound, EndpointClosed, StoreUnavailable, StateConflict, RateLimitReached and TooManyRequests.
         """
-        return await self._settled(prepared, await from_store(self._tasks.enqueue(prepared.task)), {})
+        return await self._settled(
+            prepared, await from_store(self._tasks.enqueue(prepared.task, self._check_lanes)), {}
+        )
 
     async def all_accepted(self, group: Sequence[Prepared]) -> list[Submitted | Exception]:
         """Store submissions in their order, in shared round trips. Return for each what `accepted` returns or raises.
@@ -211,7 +218,7 @@ class Submissions:
         """
         found: list[Enqueued | Exception] = []
         try:
-            await from_store(self._tasks.enqueue_all([one.task for one in group], found))
+            await from_store(self._tasks.enqueue_all([one.task for one in group], found, self._check_lanes))
         except StoreUnavailable as error:
             found += [error] * (len(group) - len(found))
         results: list[Submitted | Exception] = []
@@ -299,7 +306,7 @@ class Submissions:
             self._tasks.accepted_request(task.endpoint_id, task.task_id, max_input_bytes=MAX_COMPARED_BYTES)
         )
         if accepted is None:  # removed in between, so the id is available again
-            return await from_store(self._tasks.enqueue(task))
+            return await from_store(self._tasks.enqueue(task, self._check_lanes))
         same = self._is_request_of(request, accepted) or await self._is_respelled_request_of(request, accepted)
         return replace(conflict, result=Submission.DUPLICATE) if same else conflict
 

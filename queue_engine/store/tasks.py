@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -132,6 +132,10 @@ class AcceptedRequest:
     """None when the input is longer than requested."""
 
 
+LaneCheck = Callable[[NewTask], Awaitable[None]]
+"""Raises an error if the task may not wait in a lane."""
+
+
 class TaskStore:
     """The tasks of all endpoints. Every method may be repeated after a lost reply."""
 
@@ -143,30 +147,36 @@ class TaskStore:
         self._with_default_lane: set[str] = set()
         """Endpoints by whose default priority a task waited in a lane, so that its keys are passed at once."""
 
-    async def enqueue(self, task: NewTask) -> Enqueued:
-        """Accept `task` unless its endpoint refuses it. A repeated submission is accepted once."""
-        found = await self._enqueueing(task, with_extra=self._has_extra(task))
+    async def enqueue(self, task: NewTask, check: LaneCheck | None = None) -> Enqueued:
+        """Accept `task` unless its endpoint refuses it. A repeated submission is accepted once.
+
+        `check` is called before this process first puts a task into a lane by its endpoint's default priority, and may
+        raise an error that refuses it.
+        """
+        found = await self._enqueueing(task, with_lanes=self._has_lane(task))
         if found.word == "IN_LANE":
-            self._note_default_lane(task.endpoint_id)
-            found = await self._enqueueing(task, with_extra=True)
+            await self._note_default_lane(task, check)
+            found = await self._enqueueing(task, with_lanes=True)
         return _enqueued_by(found)
 
-    async def enqueue_all(self, tasks: Sequence[NewTask], results: list[Enqueued | Exception]) -> None:
+    async def enqueue_all(
+        self, tasks: Sequence[NewTask], results: list[Enqueued | Exception], check: LaneCheck | None = None
+    ) -> None:
         """Accept tasks in their order, as `enqueue` does, in shared round trips. Append a result for each.
 
         When this is cancelled, the results of the tasks before are in the list.
         """
         # All tasks get the keys of lanes if one of them does. Otherwise those that need them by the endpoint's default
         # priority would be accepted by a second call, after the tasks behind them.
-        has_extra = any(self._has_extra(task) for task in tasks)
-        replies = deque((task, self._enqueueing(task, with_extra=has_extra)) for task in tasks)
+        with_lanes = any(self._has_lane(task) for task in tasks)
+        replies = deque((task, self._enqueueing(task, with_lanes=with_lanes)) for task in tasks)
         try:
             while replies:
                 task, reply = replies.popleft()
                 try:
                     found = await reply
                     if found.word == "IN_LANE":
-                        self._note_default_lane(task.endpoint_id)
+                        await self._note_default_lane(task, check)
                         group = [(task, found), *[(one, await _outcome_of(other)) for one, other in replies]]
                         replies = deque((one, self._again(one, outcome)) for one, outcome in group)
                         continue
@@ -177,23 +187,31 @@ class TaskStore:
             for _, reply in replies:
                 reply.close()
 
-    def _has_extra(self, task: NewTask) -> bool:
-        """Return True if the script needs the keys that few tasks use, as far as this process knows."""
-        is_plain = task.delay_seconds is None and task.run_at_ms is None and not task.spec.tags and task.lane is None
-        return not is_plain or task.endpoint_id in self._with_default_lane
+    def has_default_lane(self, endpoint_id: str) -> bool:
+        """Return True if a task of the endpoint has waited in a lane by its default priority, as this process knows."""
+        return endpoint_id in self._with_default_lane
 
-    def _note_default_lane(self, endpoint_id: str) -> None:
+    def forget_default_lane(self, endpoint_id: str) -> None:
+        """Ask the store again whether the endpoint has a default priority, so that the next task is checked."""
+        self._with_default_lane.discard(endpoint_id)
+
+    def _has_lane(self, task: NewTask) -> bool:
+        return task.lane is not None or task.endpoint_id in self._with_default_lane
+
+    async def _note_default_lane(self, task: NewTask, check: LaneCheck | None) -> None:
+        if check is not None:
+            await check(task)
         if len(self._with_default_lane) >= MAX_REMEMBERED_ENDPOINTS:
             self._with_default_lane.clear()
-        self._with_default_lane.add(endpoint_id)
+        self._with_default_lane.add(task.endpoint_id)
 
-    def _enqueueing(self, task: NewTask, *, with_extra: bool) -> Coroutine[Any, Any, EnqueueReply]:
+    def _enqueueing(self, task: NewTask, *, with_lanes: bool) -> Coroutine[Any, Any, EnqueueReply]:
         """Begin to accept a task."""
         keys = self._partitions.of(task.endpoint_id)
         spec = self._specs.encode(task.spec, task.endpoint_id, task.task_id)
         return self._scripts.enqueue(
             keys.of_task(task.task_id),
-            extra=_extra_keys(keys) if with_extra else (),
+            extra=_extra_keys(task, keys, with_lanes),
             fingerprint=task.fingerprint,
             tenant=task.tenant,
             spec_and_input=_joined(spec, task.input),
@@ -205,7 +223,7 @@ class TaskStore:
     def _again(self, task: NewTask, outcome: EnqueueReply | Exception) -> Coroutine[Any, Any, EnqueueReply]:
         """Begin to accept a task again if its first call lacked the keys of lanes."""
         if not isinstance(outcome, Exception) and outcome.word == "IN_LANE":
-            return self._enqueueing(task, with_extra=True)
+            return self._enqueueing(task, with_lanes=True)
         return _repeated(outcome)
 
     async def accepted_request(self, endpoint_id: str, task_id: str, *, max_input_bytes: int) -> AcceptedRequest | None:
@@ -444,8 +462,11 @@ def _enqueued_by(reply: EnqueueReply) -> Enqueued:
     return _ENQUEUED[reply.word]
 
 
-def _extra_keys(keys: EndpointKeys) -> Sequence[str]:
+def _extra_keys(task: NewTask, keys: EndpointKeys, with_lanes: bool) -> Sequence[str]:
     """Return the keys of enqueue.lua that few tasks use."""
+    if not with_lanes:
+        is_plain = task.delay_seconds is None and task.run_at_ms is None and not task.spec.tags
+        return () if is_plain else (keys.partition.due, keys.tags, keys.tagged)
     lanes = (keys.lane_entries, keys.lanes, keys.ring_high, keys.ring_normal, keys.ring_low)
     return keys.partition.due, keys.tags, keys.tagged, *lanes
 

@@ -217,6 +217,48 @@ async def test_a_wrong_setting_of_lanes_is_named_and_nothing_changes(
     assert (await api.client.get(path)).json() == before
 
 
+async def test_a_default_priority_puts_no_task_into_a_lane_while_an_agent_of_an_earlier_version_works(
+    api: RunningApi,
+) -> None:
+    """The agent would never run it. It may have begun after the default was set, which is refused later."""
+    endpoint_id = await api.create_endpoint()
+    stored = api.store.partitions.of(endpoint_id).endpoint
+    await api.store.redis.hset(stored, "default_priority", "low")  # type: ignore[misc]
+    workers, path = api.store.workers, f"/v2/serverless/{endpoint_id}"
+    await workers.put(endpoint_id, "w1", managed=False)
+    await workers.report(endpoint_id, "w1", WorkerStatus.RUNNING, running_tasks=0, address="127.0.0.1:1")
+    worker = api.store.partitions.of(endpoint_id).of_worker("w1").worker
+    await api.store.redis.hset(worker, "protocol", "2")  # type: ignore[misc]
+    for fields in ({}, {"tags": ["a"]}, {"delaySeconds": 60}, {}):
+        answer = await api.submit(endpoint_id, **fields)
+        assert (answer.status_code, answer.json()["code"]) == (409, 12001)
+    batch = (await api.post(f"{path}/tasks/batch", {"tasks": [TASK, TASK | {"tags": ["a"]}]})).json()["data"]["items"]
+    assert [one["code"] for one in batch] == [12001, 12001]
+    assert await listed(api, endpoint_id) == {}
+    await api.store.redis.hset(stored, "default_priority", "")  # type: ignore[misc]
+    assert (await api.submit(endpoint_id, taskId="plain")).status_code == 200
+    assert await listed(api, endpoint_id) == {"plain": ("normal", None)}
+
+
+async def test_an_agent_of_an_earlier_version_that_begins_later_ends_the_use_of_a_default_priority(
+    api: RunningApi,
+) -> None:
+    endpoint_id = await api.create_endpoint(defaultPriority="low")
+    assert (await api.submit(endpoint_id, taskId="before")).status_code == 200
+    workers = api.store.workers
+    await workers.put(endpoint_id, "w1", managed=False)
+    await workers.report(endpoint_id, "w1", WorkerStatus.RUNNING, running_tasks=0, address="127.0.0.1:1")
+    worker = api.store.partitions.of(endpoint_id).of_worker("w1").worker
+    await api.store.redis.hset(worker, "protocol", "2")  # type: ignore[misc]
+
+    async def is_refused() -> bool:
+        return (await api.submit(endpoint_id)).status_code == 409
+
+    await wait_until_async(is_refused)
+    await api.client.patch(f"/v2/serverless/{endpoint_id}", json={"defaultPriority": None})
+    assert (await api.submit(endpoint_id, taskId="plain")).status_code == 200
+
+
 async def test_lanes_are_refused_while_an_agent_of_an_earlier_version_works(api: RunningApi, endpoint_id: str) -> None:
     workers, path = api.store.workers, f"/v2/serverless/{endpoint_id}"
     await workers.put(endpoint_id, "w1", managed=False)

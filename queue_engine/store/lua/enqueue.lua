@@ -2,8 +2,8 @@
 --
 -- flags: durable
 -- keys of a task: endpoint, task, body, queue, created, live, counts, partition_counts, deadlines
--- keys: extra list (of a task with a delay, with tags or in a lane: due, tags, tagged, lane_entries, lanes, ring_high, ring_normal,
---   ring_low; none for others, because every key costs)
+-- keys: extra list (of a task with a delay, with tags or in a lane: due, tags, tagged; of one that may be in a lane also lane_entries,
+--   lanes, ring_high, ring_normal, ring_low; none for others, because every key costs)
 -- arguments:
 --   fingerprint text (of the request), tenant text, spec_and_input bytes, spec_length text, partition_index integer,
 --   options map (those that are given: destination of its webhook; execution_timeout and queue_ttl in seconds, instead of the
@@ -17,7 +17,7 @@
 --   NOT_QUEUE
 --   CLOSED (the endpoint is stopped or failed)
 --   FULL
---   IN_LANE (nothing is stored: the task waits in a lane by the endpoint's default priority, and the extra keys were not passed)
+--   IN_LANE (nothing is stored: the task waits in a lane by the endpoint's default priority, and the keys of lanes were not passed)
 --   TOO_LATE (the task would begin later than MAX_DELAY_MS from now)
 --   LIMITED: per_second integer (the endpoint's limit of submissions, which is reached)
 --   WITHIN: result text (OK, EXISTS or CONFLICT), per_second integer (the endpoint's limit of submissions), left integer
@@ -34,7 +34,7 @@ if not lane or string.sub(lane, 1, 1) == '-' then
   lane = level .. string.sub(lane or '-', 2)
 end
 if lane == '1' then lane = nil end -- it waits in the plain queue
-if lane and not extra[1] then return { 'IN_LANE' } end
+if lane and not extra[4] then return { 'IN_LANE' } end
 local left = nil
 if (max_submits or '') ~= '' then
   -- Before the look at the task, because a repeated submission costs as much as a new one.
