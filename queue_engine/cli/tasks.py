@@ -300,7 +300,16 @@ def export_tasks(
 def count_tasks(session: Session, endpoint: Endpoint) -> None:
     """Count the tasks of an endpoint."""
     found = session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), "tasks", "count")
-    session.show(found, lambda: session.screen.detail(found.members()))
+    session.show(found, lambda: session.screen.detail(_flat(found.members())))
+
+
+def _flat(counts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return counts with those inside of another one beside it, as `queuedByPriority.high`."""
+    return {
+        name if inner is None else f"{name}.{inner}": value
+        for name, count in counts.items()
+        for inner, value in (count.items() if isinstance(count, Mapping) else ((None, count),))
+    }
 
 
 @command(group, "deliveries")

@@ -42,7 +42,7 @@ async def test_a_task_is_accepted_and_read_back(api: RunningApi, endpoint_id: st
     assert created == task.pop("updatedAt") > 1_700_000_000_000
     nothing_yet = (
         "workerUrl", "webhook", "deliveryError", "nextDeliveryAt", "error", "startedAt", "finishedAt", "durationMs",
-        "deliveredAt", "output", "runAt",
+        "deliveredAt", "output", "runAt", "fairnessKey",
     )  # fmt: skip
     assert task == {
         "taskId": "a_1",
@@ -61,6 +61,7 @@ async def test_a_task_is_accepted_and_read_back(api: RunningApi, endpoint_id: st
         "headers": {"X-A": "1", "Authorization": "***"},
         "metadata": {},
         "tags": [],
+        "priority": "normal",
         **dict.fromkeys(nothing_yet),
     }
 
@@ -372,7 +373,7 @@ async def test_tasks_are_listed_and_counted_by_status(api: RunningApi, endpoint_
         assert ([one["taskId"] for one in page["items"]], page["total"]) == (names, len(names))
     assert await _counts(api, endpoint_id) == {
         "processing": 1, "queued": 1, "running": 0, "scheduled": 0, "delivered": 0, "success": 1, "failed": 1,
-        "total": 3,
+        "total": 3, "queuedByPriority": {"high": 0, "normal": 1, "low": 0},
     }  # fmt: skip
     endpoint = (await api.client.get(f"/v2/serverless/{endpoint_id}")).json()["data"]
     assert (endpoint["queuedTasks"], endpoint["runningTasks"]) == (1, 0)

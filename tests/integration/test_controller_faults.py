@@ -17,6 +17,7 @@ from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
 from queue_engine.domain.tasks import TaskState
 from queue_engine.store.store import Store
 from tests.integration.parts import Programs, open_store, programs_on
+from tests.ports import free_port
 from tests.scripted_backend import ScriptedBackend
 from tests.servers import StoreServer, valkey_binary
 from tests.store.bench import TENANT, Bench, config
@@ -203,7 +204,7 @@ def test_a_controller_on_a_cluster_needs_another_place_for_its_jobs(programs: Pr
 
 def test_files_of_tls_that_cannot_be_read_are_named(programs: Programs, tmp_path: Path) -> None:
     url = f"rediss://127.0.0.1:1?ssl_ca_certs={tmp_path}/missing.pem"
-    api = programs.start("api", "queue_engine", "api", QUEUE_ENGINE_REDIS_URL=url)
+    api = programs.start("api", "queue_engine", "api", QUEUE_ENGINE_REDIS_URL=url, QUEUE_ENGINE_PORT=str(free_port()))
     assert api.wait() == 2
     assert "ssl_ca_certs: cannot use" in api.output()
     assert "No such file" in api.output()

@@ -33,7 +33,8 @@ async def test_processes_and_tasks_that_have_ended_leave_nothing(
     keys = store.partitions.of(endpoint_id)
     [worker] = await store.workers.of_endpoint(endpoint_id)
     indexes = {keys.created, *(keys.finished(status) for status in ("SUCCESS", "FAILED", "DELIVERED"))}
-    own = {keys.endpoint, keys.queue, keys.retry_queue, keys.counts, keys.workers, keys.worker(worker.worker_id)}
+    queues = {keys.queue, keys.retry_queue, keys.turn}
+    own = {keys.endpoint, keys.counts, keys.workers, keys.worker(worker.worker_id), *queues}
 
     async def is_told() -> bool:
         """Status events of the dead and the living are on their way for a while."""

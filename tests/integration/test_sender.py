@@ -630,7 +630,7 @@ async def test_a_second_address_is_tried_when_the_handshake_with_the_first_fails
     certificate = self_signed(tmp_path, "hook.example")
     resolver = stub_resolver({"hook.example": [["127.0.0.1", "127.0.0.2"]]})
     async with (
-        receiver(answering(OK), host="127.0.0.2", tls=certificate.server_context()) as good,
+        receiver(answering(OK), host="127.0.0.2", port=free_port(), tls=certificate.server_context()) as good,
         receiver(answering(OK), port=good.port, greeting=b"HTTP/1.1 400 Bad Request\r\n\r\n") as plain,
         open_sender(LOOPBACK, resolver, PATIENT, tls=partial(trusting, certificate)) as sender,
     ):
