@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from queue_engine.client.exchange import Flow, Request, Response
 
 ENDPOINTS = "v2/serverless"
-BUSY_STATUSES = frozenset({429, 503})
+QUEUE_FULL_STATUS = 429
+BUSY_STATUSES = frozenset({QUEUE_FULL_STATUS, 503})
+AWAY_STATUSES = frozenset({502, 503, 504})
+"""Statuses of an API whose store is away, and of a proxy whose API is away."""
 LINE_SECONDS = 60.0
 """Time without a byte after which a response of lines counts as lost. The API sends empty lines more often."""
 
@@ -162,8 +165,16 @@ class Api:
         except httpx.HTTPError as error:
             raise Unreachable(lost(error, str(self._http.base_url)).message) from None
 
-    def run(self, flow: Flow[T], pause: Callable[[float], None]) -> T:
-        """Run an operation of `queue_engine.client`, with its own retries, and return its result."""
+    def run(
+        self,
+        flow: Flow[T],
+        pause: Callable[[float], None],
+        note: Callable[[str | None], None] = lambda _problem: None,
+    ) -> T:
+        """Run an operation of `queue_engine.client`, with its own retries, and return its result.
+
+        `note` gets the reason of each try that found the API away, and None when it has responded.
+        """
         import httpx
 
         from queue_engine.client.connection import lost, received, sent
@@ -177,8 +188,11 @@ class Api:
                 try:
                     response = received(self._http.request(**sent(request)))
                 except httpx.HTTPError as error:
-                    request = flow.throw(lost(error, str(self._http.base_url)))
+                    problem = lost(error, str(self._http.base_url))
+                    note(problem.message)
+                    request = flow.throw(problem)
                 else:
+                    note(f"HTTP {response.status}" if response.status in AWAY_STATUSES else None)
                     request = flow.send(response)
         except StopIteration as end:
             result: T = end.value

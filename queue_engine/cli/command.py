@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from queue_engine.cli.client import Api, Data, NotInTime, Refused, Unreachable, WrongUse, opened
+from queue_engine.cli.client import QUEUE_FULL_STATUS, Api, Data, NotInTime, Refused, Unreachable, WrongUse, opened
 from queue_engine.cli.output import Screen, safe
 from queue_engine.crypto.secret_files import secret_from
 from queue_engine.domain.definitions import Defined
@@ -44,6 +44,7 @@ PATIENCE_SECONDS = 30.0
 POLL_SECONDS = 1.0
 
 Command = TypeVar("Command", bound=Callable[..., None])
+T = TypeVar("T")
 
 Endpoint = Annotated[
     str, typer.Argument(metavar="ENDPOINT", help="Id of an endpoint, or its name if no other endpoint has the same")
@@ -113,18 +114,34 @@ class Session:
         if not agreed:
             raise typer.Abort
 
-    def patiently(self, ask: Callable[[], Data]) -> Data:
-        """Return the result of `ask`, retrying for PATIENCE_SECONDS while the API is unavailable or busy."""
-        began = self.monotonic()
+    def patiently(
+        self,
+        ask: Callable[[], T],
+        *,
+        seconds: float = PATIENCE_SECONDS,
+        note: Callable[[str | None], None] = lambda _problem: None,
+    ) -> T:
+        """Return the result of `ask`, retrying for some seconds while the API is unavailable or busy.
+
+        The time counts from the first failure, because the API may hold the request itself for longer. `note` gets the
+        reason of each try that found the API away, and None when it has responded.
+        """
+        failed_at: float | None = None
         while True:
             try:
-                return ask()
+                found = ask()
             except (Refused, Unreachable) as error:
                 if isinstance(error, Refused) and not error.passes:
                     raise
-                if self.monotonic() - began >= PATIENCE_SECONDS:
+                failed_at = self.monotonic() if failed_at is None else failed_at
+                if self.monotonic() - failed_at >= seconds:
                     raise
+                if not (isinstance(error, Refused) and error.status == QUEUE_FULL_STATUS):
+                    note(str(error))
                 self.pause((isinstance(error, Refused) and error.retry_after_seconds) or POLL_SECONDS)
+            else:
+                note(None)
+                return found
 
 
 def command(

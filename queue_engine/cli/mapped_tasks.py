@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 
-from queue_engine.cli.client import ENDPOINTS, Data, WrongUse, refusal_of
-from queue_engine.cli.command import PATIENCE_SECONDS, Session
+from queue_engine.cli.client import ENDPOINTS, Data, Refused, Unreachable, WrongUse, refusal_of
+from queue_engine.cli.command import Session
+from queue_engine.cli.output import safe
 from queue_engine.cli.raw_members import split_items, split_members
 from queue_engine.client.batches import submit_group
 from queue_engine.client.calls import WAIT_SECONDS
-from queue_engine.client.exchange import Patience
+from queue_engine.client.exchange import DEFAULT_TIMEOUT_SECONDS, Patience
 from queue_engine.client.mapping import MapItem, TaskMap
 from queue_engine.client.models import TaskInfo
 from queue_engine.client.progress import MapProgress
@@ -24,6 +26,8 @@ from queue_engine.client.progress import MapProgress
 GOES_ON = "submitted tasks go on, and the same command continues: it prints all results from the first"
 ID_CHARACTERS = 32
 """Length of a batch id that is made from the contents of a file."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,47 @@ def _check(text: bytes, where: str, max_bytes: int) -> None:
         raise WrongUse(f"{where}: is not JSON: {error}") from None
 
 
+@dataclass
+class Outages:
+    """The calls of the command, which are retried for as long as those of the Python client."""
+
+    session: Session
+    say: Callable[[str], None] = field(default=lambda text: typer.echo(text, err=True))
+    """Prints a line on standard error."""
+    _is_away: bool = False
+
+    def patiently(self, ask: Callable[[], T]) -> T:
+        """Return the result of `ask`, retrying while the API is unavailable or busy."""
+        return self.session.patiently(ask, seconds=DEFAULT_TIMEOUT_SECONDS, note=self.note)
+
+    def note(self, problem: str | None) -> None:
+        """Say that the API is away, or that it is back: one line for each outage."""
+        if self._is_away == (problem is not None):
+            return
+        self._is_away = problem is not None
+        away = f"the API is away: {safe(problem or '')}; trying again for {DEFAULT_TIMEOUT_SECONDS:g} s"
+        self.say(away if self._is_away else "the API is back")
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Add to the error of an outage that outlasted the retries that the same command continues."""
+        try:
+            yield
+        except Unreachable as error:
+            raise Unreachable(f"{error}; {GOES_ON}") from None
+        except Refused as error:
+            if not error.passes:
+                raise
+            after = error.retry_after_seconds
+            raise Refused(f"{error}; {GOES_ON}", status=error.status, retry_after_seconds=after) from None
+
+
 @dataclass(frozen=True)
 class Mapped:
     """A run over the inputs of a file."""
 
     session: Session
+    outages: Outages
     endpoint_id: str
     fields: Mapping[str, Any]
     """The fields of each submission, by their names in the API."""
@@ -87,6 +127,7 @@ class Mapped:
         ended = failed = 0
         try:
             with MapProgress(inputs, shown=True) as bar:
+                self.outages.say = bar.say
                 while not tasks.is_done:
                     while group := tasks.take_group(self._line_of):
                         self._submit(group)
@@ -112,9 +153,10 @@ class Mapped:
         session = self.session
 
         def patience() -> Patience:
-            return Patience.of(PATIENCE_SECONDS, session.monotonic)
+            return Patience.of(DEFAULT_TIMEOUT_SECONDS, session.monotonic)
 
-        for item in session.api.run(submit_group(self.endpoint_id, lines, patience), session.pause):
+        flow = submit_group(self.endpoint_id, lines, patience)
+        for item in session.api.run(flow, session.pause, self.outages.note):
             if item.error is not None:
                 raise refusal_of(item.error)
 
@@ -125,7 +167,7 @@ class Mapped:
             api = self.session.api
             return api.send("POST", ENDPOINTS, self.endpoint_id, "tasks", "wait", body=body, holds=WAIT_SECONDS)
 
-        found = self.session.patiently(ask).split("ended")
+        found = self.outages.patiently(ask).split("ended")
         if unknown := found.values.get("unknown"):
             raise WrongUse(f"task {unknown[0]} does not exist any more: use another --batch-id")
         return [_task(text) for text in split_items(found.raw["ended"])]

@@ -193,19 +193,22 @@ def map_tasks(
 ) -> None:
     """Run a task for each line of a file, and print each result as a JSON line. Exits with 4 if a task has failed.
 
-    The same command after an interruption goes on where it was: no task runs again.
+    The same command after an interruption goes on where it was: no task runs again. While the API is away, calls are
+    retried for 60 seconds.
 
     queue-engine tasks map echo inputs.jsonl --path /run > results.jsonl
     """
-    from queue_engine.cli.mapped_tasks import Mapped, read_inputs  # the client takes 0.3 s to import
+    from queue_engine.cli.mapped_tasks import Mapped, Outages, read_inputs  # the client takes 0.3 s to import
 
-    inputs = read_inputs(file, max_body_bytes)
-    endpoint_id = session.api.endpoint_id(endpoint)
-    body = _body(session, fields) | {"processUri": process_uri}
-    if "workerPort" not in body:
-        body["workerPort"] = _exposed_port(session, endpoint_id)
-    mapped = Mapped(session, endpoint_id, body)
-    if mapped.run(inputs, window=window, ordered=ordered, batch_id=batch_id or inputs.batch_id):
+    inputs, outages = read_inputs(file, max_body_bytes), Outages(session)
+    with outages.told():
+        endpoint_id = outages.patiently(partial(session.api.endpoint_id, endpoint))
+        body = _body(session, fields) | {"processUri": process_uri}
+        if "workerPort" not in body:
+            body["workerPort"] = outages.patiently(partial(_exposed_port, session, endpoint_id))
+        mapped = Mapped(session, outages, endpoint_id, body)
+        failed = mapped.run(inputs, window=window, ordered=ordered, batch_id=batch_id or inputs.batch_id)
+    if failed:
         raise typer.Exit(EXIT_TASK_FAILED)
 
 

@@ -18,6 +18,8 @@ from queue_engine.client.errors import ApiError, QueueFull, Unavailable, api_err
 T = TypeVar("T")
 
 ENDPOINTS = "v2/serverless"
+DEFAULT_TIMEOUT_SECONDS = 60.0
+"""Time for which a call is retried."""
 RESPONSE_SECONDS = 30.0
 """Time limit of a response that does not wait for a task."""
 FIRST_DELAY_SECONDS = 0.1

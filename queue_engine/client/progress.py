@@ -41,6 +41,11 @@ class MapProgress:
         if self._bar is not None and self._row is not None:
             self._bar.update(self._row, advance=1, description=f"{self._failed} failed" if self._failed else "")
 
+    def say(self, text: str) -> None:
+        """Print a line on standard error, above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

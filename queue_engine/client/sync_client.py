@@ -12,7 +12,7 @@ import httpx
 from queue_engine.client import calls
 from queue_engine.client.batches import TaskLines, batch_of, groups_of, submit_group
 from queue_engine.client.connection import Connection, lost, received, sent
-from queue_engine.client.exchange import Flow, Patience, Request, call, path_of
+from queue_engine.client.exchange import DEFAULT_TIMEOUT_SECONDS, Flow, Patience, Request, call, path_of
 from queue_engine.client.fields import CreateFields, SubmitFields, TaskFilterFields, UpdateFields
 from queue_engine.client.mapping import DEFAULT_WINDOW, INTERRUPTED, MapItem, TaskMap, check_batch_id, task_id_at
 from queue_engine.client.models import (
@@ -32,7 +32,6 @@ from queue_engine.client.progress import MapProgress, OperationProgress
 
 T = TypeVar("T")
 
-DEFAULT_TIMEOUT_SECONDS = 60.0
 LOG_POLL_SECONDS = 1.0
 
 

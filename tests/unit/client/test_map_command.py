@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.unit.cli_api import FakeApi, endpoint, task
+from tests.unit.cli_api import FakeApi, Script, endpoint, failure, task
 from tests.unit.client.scripted_api import batch_body
 
 ONE = "/v2/serverless/7"
@@ -85,6 +85,58 @@ def test_an_interruption_says_that_the_same_command_goes_on(inputs: Path) -> Non
     result = TaskApi(waits=1).api.run("tasks", "map", "7", str(inputs), "--batch-id", "b")
     assert (result.exit_code, len(result.stdout.splitlines())) == (130, 1)
     assert "interrupted after 1 of 3 inputs; submitted tasks go on, and the same command continues" in result.stderr
+
+
+AWAY = httpx.ConnectError("refused")
+
+
+def test_an_api_that_is_away_is_waited_for_in_each_call_and_named_once(inputs: Path) -> None:
+    tasks = TaskApi()
+    answers = dict(tasks.api.answers)
+    find = "GET /v2/serverless"
+    tasks.api.answers = answers | {
+        find: Script(AWAY, AWAY, [endpoint()]),
+        f"GET {ONE}": Script(failure(503, "the store is away"), endpoint()),
+        f"POST {ONE}/tasks/batch": Script(AWAY, answers[f"POST {ONE}/tasks/batch"]),
+        f"POST {ONE}/tasks/wait": Script(AWAY, answers[f"POST {ONE}/tasks/wait"]),
+    }
+    result = tasks.api.run("tasks", "map", "echo", str(inputs), "--batch-id", "b")
+    assert (result.exit_code, len(result.stdout.splitlines())) == (0, 3), result.output
+    away, back = "the API is away: ", "the API is back"
+    assert [line[: len(away)].rstrip() for line in result.stderr.splitlines()] == [away.rstrip(), back] * 4
+    assert result.stderr.splitlines()[0].endswith("refused; trying again for 60 s")
+
+
+@pytest.mark.parametrize("call", ["GET /v2/serverless", f"POST {ONE}/tasks/batch", f"POST {ONE}/tasks/wait"])
+def test_an_api_that_stays_away_is_tried_as_long_as_by_the_client(inputs: Path, call: str) -> None:
+    tasks = TaskApi()
+    tasks.api.answers = {"GET /v2/serverless": [endpoint()], **tasks.api.answers, call: AWAY}
+    result = tasks.api.run("tasks", "map", "echo", str(inputs), "--batch-id", "b")
+    assert result.exit_code == 3
+    assert 50 < sum(tasks.api.pauses) <= 60
+    assert "refused; submitted tasks go on, and the same command continues" in result.stderr.splitlines()[-1]
+
+
+def test_a_wait_that_the_api_held_takes_no_time_from_the_retries(inputs: Path) -> None:
+    tasks = TaskApi()
+
+    def held(_request: httpx.Request) -> Exception:
+        tasks.api.time += 50
+        return AWAY
+
+    wait = tasks.api.answers[f"POST {ONE}/tasks/wait"]
+    answers = Script(held, *[AWAY] * 50, wait)
+    tasks.api.answers = {**tasks.api.answers, f"POST {ONE}/tasks/wait": answers}
+    assert tasks.api.run("tasks", "map", "7", str(inputs), "--batch-id", "b").exit_code == 0
+
+
+def test_a_full_queue_is_not_told_as_an_outage(inputs: Path) -> None:
+    tasks = TaskApi()
+    submit = tasks.api.answers[f"POST {ONE}/tasks/batch"]
+    full = failure(429, "the queue is full")
+    tasks.api.answers = {**tasks.api.answers, f"POST {ONE}/tasks/batch": Script(full, submit)}
+    result = tasks.api.run("tasks", "map", "7", str(inputs), "--batch-id", "b")
+    assert (result.exit_code, result.stderr) == (0, "")
 
 
 def test_the_same_file_has_the_same_ids(inputs: Path) -> None:
