@@ -50,7 +50,7 @@ export function concernsOf(endpoint: EndpointFacts, workers: readonly WorkerFact
   }
   const isMeantToRun = endpoint.status !== "STOPPED" && endpoint.status !== "STOPPING";
   if (isMeantToRun && endpoint.queuedTasks > 0 && endpoint.totalWorkers === 0) {
-    const title = `${endpoint.queuedTasks} tasks wait, and the endpoint should have no worker.`;
+    const title = `The endpoint has 0 workers, and ${endpoint.queuedTasks === 1 ? "1 task waits" : `${endpoint.queuedTasks} tasks wait`}.`;
     concerns.push({ ...about, tone: "bad", kind: "no workers", title, detail: null, worker: null, weight: 900 });
   }
   if (givenUp > 0) {

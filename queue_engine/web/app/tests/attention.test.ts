@@ -26,7 +26,9 @@ test("a worker that starts for the first time is no concern", () => {
 
 test("tasks without a worker are a concern", () => {
   const [concern] = concernsOf(endpoint({ totalWorkers: 0, runningWorkers: 0, queuedTasks: 4 }), [], 0);
-  assert.equal(concern!.kind, "no workers");
+  assert.deepEqual([concern!.kind, concern!.title], ["no workers", "The endpoint has 0 workers, and 4 tasks wait."]);
+  const [single] = concernsOf(endpoint({ totalWorkers: 0, runningWorkers: 0, queuedTasks: 1 }), [], 0);
+  assert.equal(single!.title, "The endpoint has 0 workers, and 1 task waits.");
 });
 
 test("the worst come first, at most seven", () => {

@@ -31,7 +31,7 @@ interface ActionProps {
   right: string;
   act: () => Promise<void>;
   children: ComponentChildren;
-  kind?: "main" | "danger";
+  kind?: "main" | "danger" | undefined;
   /** Why the action is not possible now; null while it is. */
   because?: string | null;
 }

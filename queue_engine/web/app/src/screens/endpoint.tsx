@@ -41,12 +41,22 @@ export function EndpointScreen({ endpoint = "", tab = "overview" }: { endpoint?:
               {TABS.map((name) => <a key={name} href={viewUrl("endpoints", one.id, name)} aria-current={name === tab ? "page" : undefined}>{name[0]!.toUpperCase() + name.slice(1)}</a>)}
               {one.serviceMode === "QUEUE" ? <a href={viewUrl("tasks") + listQuery(one.id)}>Tasks</a> : null}
             </nav>
-            {tab === "workers" ? <WorkersTable endpoint={one} workers={workers} /> : tab === "settings" ? <Settings endpoint={one} /> : tab === "deliveries" ? <Deliveries endpoint={one} /> : <Overview endpoint={one} counts={counts} workers={workers} />}
+            <Tab name={tab} endpoint={one} counts={counts} workers={workers} />
           </>
         )}
       </Read>
     </>
   );
+}
+
+function Tab({ name, ...known }: Known & { name: string }) {
+  switch (name) {
+    case "overview": return <Overview {...known} />;
+    case "workers": return <WorkersTable endpoint={known.endpoint} workers={known.workers} />;
+    case "deliveries": return <Deliveries endpoint={known.endpoint} />;
+    case "settings": return <Settings endpoint={known.endpoint} />;
+    default: return <Empty>No such view: the endpoint has none of this name. <a href={viewUrl("endpoints", known.endpoint.id)}>Overview</a></Empty>;
+  }
 }
 
 function Head({ endpoint, again }: { endpoint: Detail; again: () => void }) {

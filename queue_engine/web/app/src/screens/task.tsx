@@ -106,7 +106,7 @@ function Head({ detail: { task }, again }: { detail: TaskDetail; again: () => vo
         <div class="row">
           <CopyButton text={() => curlOf(task)}>Copy as curl</CopyButton>
           {hasEnded
-            ? <Action right="operate" kind="main" act={run(() => send("POST", [...path, "retry"]))}>Retry</Action>
+            ? <Action right="operate" kind={task.status === "FAILED" ? "main" : undefined} act={run(() => send("POST", [...path, "retry"]))}>Retry</Action>
             : <Action right="cancel" kind="danger" act={run(() => send("POST", [...path, "cancel"]))} because={task.cancelRequested ? "Cancellation was requested already" : null}>Cancel</Action>}
           {hasEnded && task.webhook !== null ? <Action right="operate" act={run(() => send("POST", [...path, "deliveries", "redeliver"]))}>Send again</Action> : null}
           {hasEnded ? <Action right="manage" kind="danger" act={async () => setDeleting(true)}>Delete…</Action> : null}
@@ -160,7 +160,7 @@ function Facts({ task }: { task: TaskDetail["task"] }) {
           <dt>Time limit</dt><dd>{task.executionTimeoutSeconds} s an attempt</dd>
           <dt>Queue limit</dt><dd>{task.queueTtlSeconds === null ? <span class="muted">none</span> : `${task.queueTtlSeconds} s`}</dd>
           <dt>Webhook</dt><dd class="mono">{task.webhook === null ? <span class="muted">none</span> : <Foreign text={task.webhook} limit={300} />}</dd>
-          {task.webhook === null ? null : <><dt>Delivery</dt><dd><DeliveryState task={task} /> {task.deliveryAttempts} attempts</dd></>}
+          {task.webhook === null ? null : <><dt>Delivery</dt><dd><DeliveryState task={task} /> {task.deliveryAttempts === 1 ? "1 attempt" : `${task.deliveryAttempts} attempts`}</dd></>}
           {task.deliveryError ? <><dt>Given up</dt><dd><Foreign text={task.deliveryError} limit={300} /></dd></> : null}
           {task.nextDeliveryAt === null ? null : <><dt>Next delivery</dt><dd><Time at={task.nextDeliveryAt} /></dd></>}
           {task.deliveredAt === null ? null : <><dt>Delivered</dt><dd><Time at={task.deliveredAt} /></dd></>}
