@@ -32,6 +32,7 @@ _COLUMNS = (
     Column("SKIPPED", "skipped", "number"),
     Column("FAILED", "failed", "number"),
     Column("DRY_RUN", "dryRun"),
+    Column("WOULD_CHANGE", "wouldChange", "number", optional=True),
     Column("STARTED", "startedAt", "time"),
     Column("ENDED", "endedAt", "time"),
 )
@@ -151,24 +152,38 @@ def _ended(session: Session, endpoint_id: str, found: Data) -> Data:
     operation = found.members()
     with OperationProgress(shown=session.screen.terminal) as bar:
         while operation.get("status") == RUNNING:
-            bar.show(operation.get("progress", 0.0), operation.get("done", 0))
+            bar.show(operation.get("progress", 0.0), operation.get("done", 0), dry_run=bool(operation.get("dryRun")))
             session.pause(POLL_SECONDS)
             found = _read(session, endpoint_id, str(operation.get("operationId")))
             operation = found.members()
-        bar.show(1.0, operation.get("done", 0))
+        bar.show(1.0, operation.get("done", 0), dry_run=bool(operation.get("dryRun")))
     return found
 
 
 def _show(session: Session, found: Data) -> None:
     operation = found.members()
-    session.show(found, lambda: session.screen.detail(operation))
+    session.show(found, lambda: session.screen.detail(_as_told(operation)))
     if operation.get("status") == "failed" or operation.get("failed"):
         raise typer.Exit(EXIT_TASK_FAILED)
 
 
+def _as_told(operation: dict[str, Any]) -> dict[str, Any]:
+    """Return the members of an operation. The `done` tasks of a dry run would be changed, and were not."""
+    if not operation.get("dryRun"):
+        return operation
+    return {"would be changed" if name == "done" else name: value for name, value in operation.items()}
+
+
+def _counted(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of the list. A dry run has its count in a column of its own."""
+    if not row.get("dryRun"):
+        return row | {"dryRun": None}
+    return row | {"dryRun": "yes", "done": None, "wouldChange": row.get("done")}
+
+
 def _show_page(session: Session, page: dict[str, Any]) -> None:
     items = page.get("items")
-    rows = [{**row, "dryRun": "yes" if row.get("dryRun") else None} for row in items] if isinstance(items, list) else []
+    rows = [_counted(row) for row in items] if isinstance(items, list) else []
     session.screen.table(_COLUMNS, rows)
     if session.screen.terminal:
         session.screen.line(f"page {page.get('page')} of {page.get('pages')}, {page.get('total')} operations")

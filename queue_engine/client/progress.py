@@ -73,10 +73,12 @@ class OperationProgress:
             self._row = self._bar.add_task("", total=1.0)
         return self
 
-    def show(self, progress: float, done: int) -> None:
+    def show(self, progress: float, done: int, *, dry_run: bool = False) -> None:
         """Show the part of the tasks that the operation has come to, and the number of those that it has changed."""
         if self._bar is not None and self._row is not None:
-            self._bar.update(self._row, completed=progress, description=f"{done} done")
+            self._bar.update(
+                self._row, completed=progress, description=f"{done} {'would be changed' if dry_run else 'done'}"
+            )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -56,6 +56,13 @@ def test_a_dry_run_needs_no_answer_and_changes_nothing() -> None:
     assert [api.body()["dryRun"], len(api.calls)] == [True, 1]
 
 
+def test_a_dry_run_tells_what_would_be_changed() -> None:
+    api = FakeApi({f"POST {OPERATIONS}": operation(dryRun=True, done=3)})
+    shown = api.run("tasks", "delete", "7", "--state", "failed", "--dry-run").stdout.splitlines()
+    assert [line.split() for line in shown if line.split()[-1] == "3"] == [["would", "be", "changed", "3"]]
+    assert not any(line.startswith("done") for line in shown)
+
+
 def test_a_detached_operation_prints_its_id() -> None:
     api = FakeApi({f"POST {OPERATIONS}": RUNNING})
     assert api.run("tasks", "retry", "7", "--state", "failed", "--no-wait", "--yes").stdout == "op1\n"
@@ -91,10 +98,10 @@ def test_operations_are_listed_for_an_endpoint_and_for_all() -> None:
     for arguments in (("7",), ()):
         shown = api.run("operations", "list", *arguments).stdout.splitlines()
         assert [line.split()[:5] for line in shown[1:]] == [
-            ["op1", "7", "cancel", "done", "9"],
+            ["op1", "7", "cancel", "done", "-"],
             ["op1", "7", "cancel", "running", "4"],
         ]
-        assert [line.split()[7] for line in shown] == ["DRY_RUN", "yes", "-"]
+        assert [line.split()[7:9] for line in shown] == [["DRY_RUN", "WOULD_CHANGE"], ["yes", "9"], ["-", "-"]]
     assert api.calls == [f"GET {OPERATIONS}?pageNumber=1&pageSize=20", "GET /v2/operations?pageNumber=1&pageSize=20"]
     assert "page 1 of 1, 2 operations" in api.run("operations", "list", terminal=True).stdout
 
