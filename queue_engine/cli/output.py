@@ -1,7 +1,8 @@
 """The output of commands: tables by rich on a terminal, plain and stable text for a pipe, and unchanged JSON.
 
-For a pipe, a table has all columns, complete values, one line per row, and at least two spaces and no tabs between
-columns. On a terminal, it fits the width: times are ages, and empty or unimportant columns are omitted.
+For a pipe, a table has complete values, one line per row, at least two spaces and no tabs between columns, and all
+columns but optional ones that say nothing. On a terminal, it fits the width: times are ages, and empty or unimportant
+columns are omitted.
 """
 
 from __future__ import annotations
@@ -49,6 +50,14 @@ class Column:
     """`text`, `id` (never cut), `number`, `time`, `length` (ms), or `message` (on a terminal cut, below the table)."""
     on_terminal: bool = True
     """False if there is no room for the column on a terminal with 80 columns."""
+    optional: bool = False
+    """True if the column is shown only when a row has a value for it that is not the usual one, also for a pipe."""
+    usual: str | None = None
+
+    @property
+    def title_for_pipe(self) -> str:
+        """The title of a table for a pipe, in which a length is a number and the title has its unit."""
+        return f"{self.title}_MS" if self.kind == "length" else self.title
 
 
 class Screen:
@@ -81,11 +90,12 @@ class Screen:
 
     def table(self, columns: Sequence[Column], rows: Sequence[Row]) -> None:
         """Print rows as a table with titles."""
+        columns = [column for column in columns if not column.optional or _is_needed(column, rows)]
         if self.terminal:
             self._rich_table(columns, rows)
             return
         cells = [[self._cell(column, row) for column in columns] for row in rows]
-        for line in _aligned([[column.title for column in columns], *cells]):
+        for line in _aligned([[column.title_for_pipe for column in columns], *cells]):
             typer.echo(line)
 
     def detail(self, members: Mapping[str, Any]) -> None:
@@ -215,6 +225,10 @@ def _json_escape(match: re.Match[str]) -> str:
 def _has_room(column: Column, key: Column | None) -> bool:
     """Return True if the column is part of the table on a terminal. Messages and ids together would be too wide."""
     return column.on_terminal and (column.kind != "message" or key is None)
+
+
+def _is_needed(column: Column, rows: Sequence[Row]) -> bool:
+    return any(row.get(column.member) not in (None, "", column.usual) for row in rows)
 
 
 def _says_something(cells: Sequence[str]) -> bool:

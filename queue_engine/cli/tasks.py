@@ -47,6 +47,8 @@ _COLUMNS = (
     Column("CREATED", "createdAt", "time"),
     Column("TOOK", "durationMs", "length"),
     Column("DELIVERY", "deliveryStatus", "id"),
+    Column("PRIORITY", "priority", optional=True, usual="normal"),
+    Column("KEY", "fairnessKey", "id", optional=True),
     Column("ERROR", "error", "message"),
 )
 _DELIVERY_COLUMNS = (

@@ -1,6 +1,7 @@
 """The command line for people: what each command asks of the API, and what it prints."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -477,6 +478,25 @@ def test_a_page_of_tasks_is_asked_for_by_number() -> None:
         "t1", "SUCCESS", "succeeded", "1", "2025-11-24T16:58:30.000+01:00", "80000", "INIT", "-"
     ]  # fmt: skip
     assert "page 3 of 3, 11 tasks" in api.run("tasks", "list", "7", terminal=True).stdout
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_priorities_and_keys_are_columns_where_a_task_has_one(terminal: bool) -> None:
+    def titles(*items: dict[str, Any]) -> set[str]:
+        page = {"items": items, "page": 1, "size": 20, "total": len(items), "pages": 1}
+        shown = FakeApi({f"GET {TASKS}": page}).run("tasks", "list", "7", terminal=terminal, width=200)
+        return set(re.sub(r"\x1b\[[0-9;]*m", "", shown.stdout).splitlines()[0].split()) & {"PRIORITY", "KEY"}
+
+    plain = task(priority="normal", fairnessKey=None)
+    assert titles(plain) == set()
+    assert titles(plain, task(priority="low", fairnessKey=None)) == {"PRIORITY"}
+    assert titles(plain, task(priority="normal", fairnessKey="acme")) == {"KEY"}
+
+
+def test_a_table_for_a_pipe_has_the_unit_of_a_length() -> None:
+    page = {"items": [task()], "page": 1, "size": 20, "total": 1, "pages": 1}
+    lines = FakeApi({f"GET {TASKS}": page}).run("tasks", "list", "7").stdout.splitlines()
+    assert dict(zip(*(line.split() for line in lines), strict=True))["TOOK_MS"] == "80000"
 
 
 def test_counts_are_listed() -> None:
