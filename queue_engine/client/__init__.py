@@ -23,6 +23,7 @@ from queue_engine.client.errors import (
     WaitTimeout,
     WorkerLost,
 )
+from queue_engine.client.exchange import NotSent
 from queue_engine.client.mapping import MapItem
 from queue_engine.client.models import (
     Attempt,
@@ -62,6 +63,7 @@ __all__ = [
     "LogLine",
     "MapItem",
     "NotFound",
+    "NotSent",
     "Operation",
     "OperationInfo",
     "OperationTimeout",

@@ -31,6 +31,7 @@ PUBLIC = {
         "LogLine",
         "MapItem",
         "NotFound",
+        "NotSent",
         "Operation",
         "OperationInfo",
         "OperationTimeout",
