@@ -241,6 +241,15 @@ class ContainerEngine:
         assert response.is_success, response.text
         assert '"error"' not in response.text, response.text
 
+    def uses_http(self, image: str) -> bool:
+        """Return True if the engine asks the image's registry without TLS, if there is no TLS.
+
+        Docker does so for addresses of loopback, podman for those that its file of registries names.
+        """
+        response = self._client.post("/images/create", params={"fromImage": image})
+        refusals = ("server gave HTTP response to HTTPS client", "does not look like a TLS handshake")
+        return not any(refusal in response.text for refusal in refusals)
+
     def _responds(self) -> bool:
         try:
             return self._client.get("/_ping").is_success
