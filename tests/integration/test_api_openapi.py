@@ -88,7 +88,7 @@ async def test_every_response_is_as_described(api: RunningApi) -> None:
 
     api.client.event_hooks["response"] = [_checking(check)]
     await _scenario(api)
-    every = {operation.name for operation in operations}
+    every = {operation.name for operation in operations} - {"follow_events"}  # its response does not end
     assert {name for name, status in seen if status == 200} == every
     assert {status for _, status in seen} >= {200, 400, 401, 403, 404, 409, 413, 415, 429}
 
@@ -137,6 +137,9 @@ async def _scenario(api: RunningApi) -> None:
     await api.post("/v2/serverless", {})
     await api.client.get(f"{base}/workers/w1/logs")
     await api.client.get(f"{base}/workers/nobody/logs")
+    await api.client.get("/v2/search?q=a")
+    await api.client.get("/v2/search")
+    await api.client.get("/v2/events?topics=nothing")
     await _orders_scenario(api)
     await _operations_scenario(api)
     await _deliveries_scenario(api)

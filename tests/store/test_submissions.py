@@ -126,7 +126,7 @@ async def test_a_refusal_after_an_id_is_freed_is_reported(engine: Engine, bench:
     """The task is removed, and the endpoint gets a rate limit that is reached, before the second try."""
     replies = [Enqueued(Submission.CONFLICT), Enqueued(Submission.LIMITED, RateState(RateScope.ENDPOINT, 1, 0))]
 
-    async def enqueue(_task: object) -> Enqueued:
+    async def enqueue(*_given: object) -> Enqueued:
         return replies.pop(0)
 
     bench.store.tasks.enqueue = enqueue  # type: ignore[method-assign, assignment]
