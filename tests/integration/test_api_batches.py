@@ -330,7 +330,7 @@ class Stream:
 
     @classmethod
     async def begun(cls, port: int, key: str, path: str, *, narrow: bool = False) -> "Stream":
-        """Send the head of a batch. Of a `narrow` connection, the buffers hold kilobytes and not megabytes."""
+        """Send the head of a batch. The buffers of a `narrow` connection hold kilobytes and not megabytes."""
         connection = socket.socket()
         connection.setblocking(False)
         if narrow:

@@ -27,7 +27,7 @@ class ModelDelivery:
 
 @dataclass
 class Clock:
-    """Order in which tasks are queued. The tasks of one sweep are queued in no certain order: then it stands still."""
+    """Order in which tasks are queued. Those of one sweep have no certain order, so it does not advance then."""
 
     now: int = 0
     stands_still: bool = False
