@@ -11,7 +11,7 @@ from queue_engine.domain.tasks import NewTask
 from queue_engine.store import migrations
 from queue_engine.store.keys import PROCESSES
 from queue_engine.store.migrations.migration import Migration, Page, Records
-from queue_engine.store.tasks import Enqueued, Submission, TaskStore
+from queue_engine.store.tasks import Enqueued, LaneCheck, Submission, TaskStore
 from tests.upgrade.made_up import FIELD, STEP, TO, mark_tasks
 
 GATE = f"{PROCESSES}:gate"
@@ -26,9 +26,9 @@ async def gated(records: Records, after: str) -> AsyncIterator[Page]:
         yield page
 
 
-async def _enqueue(self: TaskStore, task: NewTask) -> Enqueued:
+async def _enqueue(self: TaskStore, task: NewTask, check: LaneCheck | None = None) -> Enqueued:
     """Accept a task as the next version does, with the field `mark`."""
-    enqueued = await _enqueue_before(self, task)
+    enqueued = await _enqueue_before(self, task, check)
     if enqueued.result is Submission.ACCEPTED:
         keys = self._partitions.of(task.endpoint_id)
         await self._redis.hset(keys.task(task.task_id), FIELD, "1")  # type: ignore[misc]
