@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 from queue_engine.domain.errors import NotFound, StoreUnavailable, TooManyRequests
@@ -206,6 +206,8 @@ class _Topic:
         self._followers: set[Follower] = set()
         self._first: bytes | None = None
         self._reading = asyncio.create_task(self._read_on(), name="read a topic")
+        # Not in `_read_on`, which never begins if the last follower leaves at once.
+        self._reading.add_done_callback(lambda _: source.close())
 
     def add(self, follower: Follower) -> None:
         """Send the follower the state, if it is known, and all later ones."""
@@ -222,17 +224,18 @@ class _Topic:
         return True
 
     async def _read_on(self) -> None:
-        try:
-            while True:
-                with suppress(StoreUnavailable):  # requests of the clients say why
-                    await self._step()
-                await self._source.pause()
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            log.exception("a topic cannot be read")
-        finally:
-            self._source.close()
+        is_reported = False
+        while True:
+            try:
+                await self._step()
+                is_reported = False
+            except StoreUnavailable:
+                pass  # requests of the clients say why
+            except Exception:  # the error of one state, perhaps: the next round reads again
+                if not is_reported:
+                    log.exception("a topic cannot be read", extra={"topic": repr(self._key)})
+                is_reported = True
+            await self._source.pause()
 
     async def _step(self) -> None:
         try:

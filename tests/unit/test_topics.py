@@ -1,0 +1,58 @@
+"""Topics are read while they are followed, whatever happens to one of them."""
+
+import asyncio
+
+import pytest
+
+from queue_engine.domain.errors import TooManyRequests
+from queue_engine.engine.topics import Source, State, Topics
+from tests.waiting import GIVE_UP_SECONDS
+
+STATE = State(b"state", b"state")
+
+
+class Scripted(Source):
+    """A source whose reads give these outcomes, and then no news. A round takes no time."""
+
+    gone = b"gone"
+
+    def __init__(self, *outcomes: State | Exception) -> None:
+        self._outcomes = list(outcomes)
+        self.is_closed = False
+
+    async def read(self) -> State | None:
+        outcome = self._outcomes.pop(0) if self._outcomes else None
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def pause(self) -> None:
+        await asyncio.sleep(0)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+async def test_a_topic_is_read_again_after_an_unexpected_error() -> None:
+    source = Scripted(ValueError("broken"), STATE)
+    with Topics().following("acme", "key", {"a": lambda: source}) as follower:
+        assert await follower.next(GIVE_UP_SECONDS) == [b"state"]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert source.is_closed
+
+
+async def test_a_source_is_closed_when_another_topic_of_the_stream_cannot_begin() -> None:
+    source, topics = Scripted(STATE), Topics()
+
+    def refused() -> Source:
+        raise TooManyRequests("full", scope="waits", retry_after_seconds=1)
+
+    wanted = {"a": lambda: source, "b": refused}
+    with pytest.raises(TooManyRequests), topics.following("acme", "key", wanted):
+        raise AssertionError("the stream has begun")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert source.is_closed
+    with topics.following("acme", "key", {"a": lambda: Scripted(STATE)}) as follower:
+        assert await follower.next(GIVE_UP_SECONDS) == [b"state"]
