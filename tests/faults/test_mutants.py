@@ -6,7 +6,8 @@ import pytest
 
 from tests.faults.mutants import MUTANTS, Stale, is_noticed, make, play
 
-SEED = 1
+SEEDS = (1, 2, 3)
+"""Played until one shows the mutant: on a busy machine the kills of a seed may miss the moment that it needs."""
 QUICK = ("no fence before a result", "take-over always from the start", "outbox entry in a second step")
 
 
@@ -25,5 +26,5 @@ def test_a_mutant_of_code_that_has_changed_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", QUICK)
 def test_the_suite_notices(name: str, tmp_path: Path) -> None:
-    outcome = play(MUTANTS[name], tmp_path, SEED)
-    assert is_noticed(MUTANTS[name], outcome), f"{outcome.verdict}; journals and logs: {tmp_path}"
+    outcomes = (play(MUTANTS[name], tmp_path / str(seed), seed) for seed in SEEDS)
+    assert any(is_noticed(MUTANTS[name], outcome) for outcome in outcomes), f"not noticed; see {tmp_path}"
