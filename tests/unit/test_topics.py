@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from queue_engine.domain.errors import TooManyRequests
-from queue_engine.engine.topics import Source, State, Topics
+from queue_engine.engine.topics import Source, State, Topics, Wanted
 from tests.waiting import GIVE_UP_SECONDS
 
 STATE = State(b"state", b"state")
@@ -48,7 +48,7 @@ async def test_a_source_is_closed_when_another_topic_of_the_stream_cannot_begin(
     def refused() -> Source:
         raise TooManyRequests("full", scope="waits", retry_after_seconds=1)
 
-    wanted = {"a": lambda: source, "b": refused}
+    wanted: Wanted = {"a": lambda: source, "b": refused}
     with pytest.raises(TooManyRequests), topics.following("acme", "key", wanted):
         raise AssertionError("the stream has begun")
     await asyncio.sleep(0)
