@@ -1,8 +1,8 @@
 -- Claim waiting tasks for an agent. While both plain queues have tasks, each gets half of the places, so that no queue waits until
 -- the other one is empty. If tasks wait in lanes, every eighth place is first offered to the level normal and every sixty-fourth to
--- the level low, so that neither waits until the level above is empty; each other place is offered to the levels in their order. The
--- plain queues belong to the level normal. A repeated call returns the same entries. Does not wait for a task: an agent without tasks waits for
--- the bell, in the same write to the store (see bell.py).
+-- the level low, so that neither waits until the level above is empty; each other place is offered to the levels in their order.
+-- The plain queues belong to the level normal. A repeated call returns the same entries. Does not wait for a task: an agent without
+-- tasks waits for the bell, in the same write to the store (see bell.py).
 -- An agent that hears the bell may get fewer tasks than wait, or none because another agent was faster. So a claim that is full
 -- rings for the next agent, and one that leaves no task takes the bells that no agent has heard. While the queue is paused, no
 -- task is claimed. With a rate limit, each claimed task takes a token from the endpoint's bucket, which is in its counts.
@@ -16,7 +16,8 @@
 --   retried_after optional text, new_after optional text, taken_after optional text (id of the latest entry of each stream that the
 --     agent has received; none when it has received all that it has claimed, and does not repeat the call)
 -- replies:
---   OK: retried entries, new entries, taken entries (out of lanes), wait_ms integer (the agent claims again after this time; 0: when the bell rings)
+--   OK: retried entries, new entries, taken entries (out of lanes), wait_ms integer (the agent claims again after this time; 0: when
+--     the bell rings)
 local function read(stream, after, count)
   local found = count > 0
     and redis.call('XREADGROUP', 'GROUP', 'agents', worker_id, 'COUNT', count, 'STREAMS', stream, after)

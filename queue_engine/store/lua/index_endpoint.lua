@@ -1,5 +1,6 @@
--- Put an endpoint into the indexes of its partition that lack it, create its missing streams, correct its counts, and let the controller look at its workers, if
--- it has or needs any. This is run for every endpoint again and again, so one without tasks and workers takes few commands.
+-- Put an endpoint into the indexes of its partition that lack it, create its missing streams, correct its counts, and let the
+-- controller look at its workers, if it has or needs any. This is run for every endpoint again and again, so one without tasks and
+-- workers takes few commands.
 --
 -- flags: allow-oom
 -- keys of an endpoint: endpoint, deletions, due_purges, counts, waiting_endpoints, logs, workers, turn

@@ -1,13 +1,13 @@
 -- Read how many tasks wait at an endpoint, and for how long.
 --
 -- flags: no-writes, allow-oom
--- keys of an endpoint: endpoint, counts, workers, queue, retry_queue, turn, lane_entries, ring_high, ring_normal, ring_low, parked, lanes
+-- keys of an endpoint: endpoint, counts, workers, queue, retry_queue, turn, lane_entries, ring_high, ring_normal, ring_low, parked,
+--   lanes
 -- replies:
 --   OK: depth integer (queued and scheduled tasks), oldest_ms optional integer (when the oldest task was queued, in lanes only the
 --     first one of the lane that is served next at each level; none without a queued task, and for an endpoint that should not
---     work), should_work flag (unless it is stopped or paused, or has no
---     workers and should have none), is_paused flag, open_lanes integer (with waiting tasks, the parked
---     ones left out), parked_lanes integer
+--     work), should_work flag (unless it is stopped or paused, or has no workers and should have none), is_paused flag,
+--     open_lanes integer (with waiting tasks, the parked ones left out), parked_lanes integer
 local queued, scheduled = unpack(redis.call('HMGET', counts, 'queued', 'scheduled'))
 queued, scheduled = tonumber(queued or '0'), tonumber(scheduled or '0')
 local desired, desired_workers, paused = unpack(redis.call('HMGET', endpoint, 'wanted', 'workers', 'paused'))
