@@ -77,7 +77,11 @@ async def run(binary: Path, sizes: Sequence[int] = SIZES, rounds: int = ROUNDS, 
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="queue-engine-growth-")))
         largest = max(sizes)
         lanes = min(MAX_LANES, largest)
-        kinds = [*((size, False, 0) for size in sizes), (largest, True, 0), (largest, True, 1), (lanes, True, lanes)]
+        smallest = min(sizes)
+        kinds = [
+            *((size, False, 0) for size in sizes),
+            *((largest, True, 0), (smallest, True, 1), (largest, True, 1), (lanes, True, lanes)),
+        ]
         histories = [
             await _opened(stack, binary, folder, size, waiting=waiting, lanes=number) for size, waiting, number in kinds
         ]
@@ -315,25 +319,36 @@ def _print(histories: Sequence[History], found: Mapping[tuple[str, str], Cost]) 
     names = (*OPERATIONS, AMONG_GAPS)
     memory = [("bytes per task", [history.bytes_per_task for history in histories])]
     costs = {name: [found[name, label] for label in labels if (name, label) in found] for name in names}
-    _print_table("the whole", labels, memory + [(f"{name}, µs", [one.whole for one in costs[name]]) for name in names])
-    _print_table(
-        "the server's commands", labels, [(f"{name}, µs", [one.server for one in costs[name]]) for name in names]
+    in_lanes = [bool(history.lanes) for history in histories]
+    bases = [in_lanes.index(kind) for kind in in_lanes]
+    whole = memory + [(f"{name}, µs", [one.whole for one in costs[name]]) for name in names]
+    _print_table("the whole", labels, bases, whole)
+    server = [(f"{name}, µs", [one.server for one in costs[name]]) for name in names]
+    _print_table("the server's commands", labels, bases, server)
+    compared = " and ".join(dict.fromkeys(labels[base] for base in bases))
+    _say(
+        f"\nratio: the other columns to {compared}; flat: at most {FLAT_PERCENT} % more. Waiting tasks take other bytes"
     )
-    _say(f"\nratio: a column to {labels[0]}; flat: at most {FLAT_PERCENT} % more. Waiting tasks take other bytes")
 
 
-def _print_table(title: str, labels: Sequence[str], rows: Sequence[tuple[str, list[float]]]) -> None:
-    """Print the values by label, and the ratio of the last of each kind to the first."""
+def _print_table(
+    title: str, labels: Sequence[str], bases: Sequence[int], rows: Sequence[tuple[str, list[float]]]
+) -> None:
+    """Print the values by label, and the ratio of each to the one at its place in `bases`, the first of its kind."""
     widths = [max(len(label), 9) + 2 for label in labels]
     heads = "".join(label.rjust(width) for label, width in zip(labels, widths, strict=True))
-    _say(f"\n{title}, by tasks".ljust(36) + heads + "   ratios                 flat")
+    _say(f"\n{title}, by tasks".ljust(36) + heads + "   ratios                    flat")
     for name, values in rows:
-        ratios = [value / values[0] for value in values[1:]][-4:]
+        ratios = [
+            value / values[base]
+            for place, (value, base) in enumerate(zip(values, bases, strict=False))
+            if place != base
+        ]
         flat = "yes" if max(ratios, default=1) <= 1 + FLAT_PERCENT / 100 else "no"
         cells = "".join(f"{value:.1f}".rjust(width) for value, width in zip(values, widths, strict=False))
         _say(
             f"{name:<35}{cells:<{sum(widths)}}   "
-            + " ".join(f"{ratio:.2f}" for ratio in ratios).ljust(20)
+            + " ".join(f"{ratio:.2f}" for ratio in ratios).ljust(23)
             + f"   {flat}"
         )
 
