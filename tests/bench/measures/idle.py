@@ -27,16 +27,24 @@ async def measure_agent(stage: Stage) -> Measured:
     async with stage.agents(await stage.endpoint()) as [agent], Redis.from_url(stage.server.url) as redis:
         await asyncio.sleep(SETTLE_SECONDS)
         async with client_commands(redis) as commands:
+            before = await _exchanges(redis)
             memory, share, seconds = await _window(stage, agent)
-            calls = commands() / seconds
+            calls = (await _exchanges(redis) - before - 1) / seconds
+            sent = (commands() - 1) / seconds
     return Measured(
         (
             Figure("memory", OURS, "MB", (sum(memory.values()) / MEGABYTE,), lower_is_better=True),
             Figure("cpu", OURS, "% of a core", (share * 100,), lower_is_better=True),
             Figure("store calls", OURS, "/s", (calls,), lower_is_better=True),
+            Figure("store commands", OURS, "/s", (sent,), lower_is_better=True),
         ),
         notes=(f"{seconds:.0f} s without a task",),
     )
+
+
+async def _exchanges(redis: Redis) -> int:
+    """Return how many times the server has read from clients so far: once for the commands of a pipeline, and for this."""
+    return int((await redis.info("stats"))["total_reads_processed"])
 
 
 async def measure_up(stage: Stage) -> Measured:
