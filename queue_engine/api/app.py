@@ -34,6 +34,7 @@ from queue_engine.api.v2.batches import BatchRoutes
 from queue_engine.api.v2.console_links import ConsoleLinkRoutes
 from queue_engine.api.v2.credentials import CredentialRoutes
 from queue_engine.api.v2.deliveries import DeliveryRoutes
+from queue_engine.api.v2.destinations import DestinationRoutes
 from queue_engine.api.v2.endpoints import EndpointRoutes
 from queue_engine.api.v2.events import EventRoutes
 from queue_engine.api.v2.keys import KeyRoutes
@@ -140,6 +141,7 @@ def create_app(
     if has_console:
         operations += ConsoleLinkRoutes(services, lambda scope: f"{origins.of(scope)}{prefix}/console").operations()
     operations += AuditRoutes(services).operations()
+    operations += DestinationRoutes(services).operations()
     operations += SearchRoutes(services).operations()
     operations += EventRoutes(services, catalogue).operations()
     operations += TemplateRoutes(services, settings.example_worker).operations()

@@ -12,7 +12,9 @@ from queue_engine.cli.command import PANEL, Endpoint, Session, Yes, command
 from queue_engine.cli.output import Column
 
 commands = typer.Typer()
-group = typer.Typer(no_args_is_help=True, help="Show given-up deliveries, and send results again.")
+group = typer.Typer(
+    no_args_is_help=True, help="Show given-up deliveries and troubled destinations, and send results again."
+)
 commands.add_typer(group, name="deliveries", rich_help_panel=PANEL)
 
 DELIVERIES = "deliveries"
@@ -25,6 +27,14 @@ _COLUMNS = (
     Column("ENDED", "finishedAt", "time", on_terminal=False),
     Column("WEBHOOK", "webhook", on_terminal=False),
     Column("ERROR", "error", "message"),
+)
+_DESTINATIONS = (
+    Column("DESTINATION", "destination", "id"),
+    Column("STANDING", "standing"),
+    Column("WAITING", "waiting", "number"),
+    Column("SINCE", "since", "time"),
+    Column("NEXT ATTEMPT", "nextAttemptAt", "time"),
+    Column("ERROR", "lastError"),
 )
 _RESULTS = {
     "queued": "is sent now",
@@ -99,6 +109,30 @@ def cancel_recovery(session: Session, endpoint: Endpoint) -> None:
     _show_recovery(
         session, session.api.send("DELETE", ENDPOINTS, session.api.endpoint_id(endpoint), DELIVERIES, RECOVER)
     )
+
+
+@command(group, "destinations")
+def list_destinations(session: Session) -> None:
+    """List the destinations of webhooks with which something is wrong, the worst first."""
+    found = session.api.get("v2/destinations")
+    session.show(found, lambda: session.screen.table(_DESTINATIONS, found.rows()))
+
+
+@command(group, "resume")
+def resume_destination(
+    session: Session,
+    destination: Annotated[
+        str, typer.Argument(metavar="DESTINATION", help="A destination, as `deliveries destinations` shows it")
+    ],
+) -> None:
+    """End the pause of a destination: the next delivery is sent as a probe within 5 seconds.
+
+    queue-engine deliveries resume https://hooks.example.net:443
+    """
+    done = session.api.send("POST", "v2/destinations", destination.replace("://", ":", 1), "resume")
+    processes = done.members().get("processes")
+    text = "is probed within 5 seconds" if processes else "is not paused"
+    session.show(done, lambda: session.screen.line(f"destination {destination} {text}"))
 
 
 def _send(session: Session, endpoint: str, task: str, order: str) -> None:

@@ -49,7 +49,7 @@ async def serve_delivery(settings: DeliverySettings) -> int:
             sender = alone if settings.webhook_loopback else strict
             max_age_ms = int(config.schedule.longest_seconds * 1000) + PARKED_MS
             outbox = store.outbox(max_age_ms=max_age_ms)
-            service = DeliveryService(config, outbox, sender, seen_addresses=resolver.seen)
+            service = DeliveryService(config, outbox, sender, seen_addresses=resolver.seen, standings=store.standings)
             on_end(service.drain)
             collect_rarely()
             log.info("started", extra={"max_attempts": config.schedule.max_attempts, "slots": config.slots})

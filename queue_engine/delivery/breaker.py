@@ -96,6 +96,11 @@ class Breaker:
         return self.has_succeeded or self.is_recovering or self.is_open or self._gone > 0
 
     @property
+    def errors(self) -> int:
+        """Number of consecutive timeouts and connection errors, or of consecutive 410 responses."""
+        return max(self._errors, self._gone)
+
+    @property
     def next_probe_at(self) -> float | None:
         """The time of the next probe; None while the breaker is closed or a probe is in flight."""
         return None if self._probing else self._probe_at
@@ -103,6 +108,11 @@ class Breaker:
     def may_probe(self, now: float) -> bool:
         """Return True if a probe may start."""
         return self.next_probe_at is not None and self.next_probe_at <= now
+
+    def end_pause(self, now: float) -> None:
+        """Allow a probe now, because an operator wants one. Does nothing while the breaker is closed."""
+        if self._probe_at is not None:
+            self._probe_at = min(self._probe_at, now)
 
     def start_probe(self) -> None:
         """Allow no other probe until the end of this one is recorded."""

@@ -28,10 +28,12 @@ Pure: times are monotonic seconds passed in as `now`, which never decreases. Not
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 from queue_engine.delivery.breaker import Breaker, BreakerLimits
@@ -101,6 +103,37 @@ class Kind(StrEnum):
     PARKED = "parked"
 
 
+TROUBLED = frozenset({Kind.DEGRADED, Kind.PARKED})
+"""The kinds of destinations with which something is wrong."""
+POSTPONED_EACH = 32
+"""Number of deferred items of a parked destination that are remembered, so that they can be sent early."""
+MAX_LOOKED_AT = 2000
+"""Number of a tenant's destinations of which the worst are chosen: those with which something is wrong for longest."""
+MAX_POSTPONED = 256
+"""The same for all destinations of a tenant. Items beyond it wait until they are due."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A destination with which something is wrong. Times are monotonic seconds."""
+
+    tenant: str
+    destination: str
+    kind: Kind
+    """DEGRADED or PARKED."""
+    since: float
+    waiting: int
+    """Number of items here, and of those that were deferred since the pause began."""
+    in_flight: int
+    errors: int
+    """Number of consecutive timeouts and connection errors, or of consecutive 410 responses."""
+    next_probe_at: float | None
+    """None while the destination is not parked, or a probe is in flight."""
+    error_type: str | None
+    """The error type of the latest attempt that has failed."""
+    failed_at: float | None
+
+
 class Turn(NamedTuple, Generic[Item]):
     """An item that may be sent now. It holds a slot until `finished` is called with it."""
 
@@ -152,6 +185,11 @@ class _Lane(Generic[Item]):
     deferrals: int = 0
     """Number of items deferred since the latest response or the beginning of the pause."""
     heard_at: float = 0.0
+    troubled_since: float = 0.0
+    error_type: str | None = None
+    failed_at: float | None = None
+    postponed: deque[Item] = field(default_factory=lambda: deque(maxlen=POSTPONED_EACH))
+    """The items deferred last while the destination is parked."""
     account: Account = field(default_factory=Account)
     network: _Network[Item] | None = None
     # The state in the indexes, which `_file` brings up to date
@@ -223,6 +261,9 @@ class Lanes(Generic[Item]):
         self._longest = 0
         """Upper bound of the number of items in a lane."""
         self._overflow: list[Deferred[Item]] = []
+        self._troubled: dict[str, _Lane[Item]] = {}
+        self._remembered = 0
+        """Number of items that lanes have as `postponed`."""
         self._kinds_in_turn = deque(Kind)
         self._turns = 0
         self._waiting = 0
@@ -248,6 +289,26 @@ class Lanes(Generic[Item]):
         """Return the kind that a destination has now."""
         lane = self._lanes.get(destination)
         return Kind.FRESH if lane is None else lane.kind
+
+    @property
+    def is_troubled(self) -> bool:
+        """True if something is wrong with a destination."""
+        return bool(self._troubled)
+
+    def troubles(self, limit: int) -> list[Trouble]:
+        """Return up to `limit` of the destinations with which something is wrong, the worst first."""
+        looked_at = islice(self._troubled.values(), MAX_LOOKED_AT)
+        return heapq.nsmallest(limit, map(self._trouble, looked_at), key=_badness)
+
+    def resume(self, destination: str, now: float) -> list[Item]:
+        """End the pause of a destination. Return items that were deferred because of it, which may be sent now."""
+        lane = self._lanes.get(destination)
+        if lane is None or not lane.breaker.is_open:
+            return []
+        lane.breaker.end_pause(now)
+        postponed = list(lane.postponed)
+        self._forget_postponed(lane)
+        return postponed
 
     def add(self, destination: str, item: Item) -> None:
         """Append an item to its destination's lane. If there is no room, an item is deferred (see `take_deferred`)."""
@@ -297,6 +358,10 @@ class Lanes(Generic[Item]):
         is_probe = turn.kind is Kind.PARKED
         if lane.breaker.record(error_type, now, is_probe=is_probe, hold_seconds=hold_seconds):
             lane.deferrals = 0
+        if error_type is not None:
+            lane.error_type, lane.failed_at = error_type, now
+        if lane.postponed and not lane.breaker.is_open:
+            self._forget_postponed(lane)
         lane.account.end(turn.charge, now - turn.started_at, served=self._served[turn.kind])
         lane.heard_at = now
         if lane.network is None:
@@ -424,6 +489,11 @@ class Lanes(Generic[Item]):
     def _postponed(self, lane: _Lane[Item], item: Item, delay_seconds: float) -> Deferred[Item]:
         spread = lane.deferrals * self._limits.spread_seconds
         lane.deferrals += 1
+        if len(lane.postponed) == POSTPONED_EACH:
+            lane.postponed.append(item)
+        elif self._remembered < MAX_POSTPONED:
+            lane.postponed.append(item)
+            self._remembered += 1
         return Deferred(lane.destination, item, delay_seconds + spread, parked=True, tenant=self._tenant)
 
     # Slow attempts
@@ -466,6 +536,8 @@ class Lanes(Generic[Item]):
         Called three times for each delivery, so it changes only what differs.
         """
         kind, before = lane.kind, lane.filed_kind
+        if kind is not before:
+            self._file_trouble(lane, kind)
         has_room = (kind is not before or lane.in_flight != lane.filed_in_flight) and self._file_slots(lane, kind)
         if len(lane.items) != lane.filed_length:
             self._file_by_length(lane)
@@ -486,6 +558,31 @@ class Lanes(Generic[Item]):
         lane.is_filed_idle = True
         if not lane.breaker.has_history:
             self._forget(lane)
+
+    def _file_trouble(self, lane: _Lane[Item], kind: Kind) -> None:
+        if kind not in TROUBLED:
+            self._troubled.pop(lane.destination, None)
+        elif lane.destination not in self._troubled:
+            lane.troubled_since = max(self._now, lane.heard_at)
+            self._troubled[lane.destination] = lane
+
+    def _trouble(self, lane: _Lane[Item]) -> Trouble:
+        return Trouble(
+            self._tenant,
+            lane.destination,
+            lane.kind,
+            since=lane.troubled_since,
+            waiting=len(lane.items) + lane.deferrals,
+            in_flight=lane.in_flight,
+            errors=lane.breaker.errors,
+            next_probe_at=lane.breaker.next_probe_at,
+            error_type=lane.error_type,
+            failed_at=lane.failed_at,
+        )
+
+    def _forget_postponed(self, lane: _Lane[Item]) -> None:
+        self._remembered -= len(lane.postponed)
+        lane.postponed.clear()
 
     def _file_slots(self, lane: _Lane[Item], kind: Kind) -> bool:
         """Update the counts of slots. Return True if another lane in the lane's network may have room now."""
@@ -551,7 +648,14 @@ class Lanes(Generic[Item]):
     def _forget(self, lane: _Lane[Item]) -> None:
         del self._lanes[lane.destination]
         self._idle.pop(lane.destination, None)
+        self._troubled.pop(lane.destination, None)
+        self._forget_postponed(lane)
         if lane.network is not None:
             lane.network.lanes -= 1
             if not lane.network.lanes:
                 del self._networks[lane.network.name]
+
+
+def _badness(trouble: Trouble) -> tuple[bool, int, str]:
+    """Return the sort key of a trouble, which is lowest for the worst one."""
+    return (trouble.kind is not Kind.PARKED, -trouble.waiting, trouble.destination)

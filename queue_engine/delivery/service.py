@@ -16,7 +16,7 @@ from prometheus_client import Counter
 from queue_engine.aio import Backoff, end_tasks, retry_while_unavailable, run_forever, wait_for_event
 from queue_engine.crypto.signing import signature_headers
 from queue_engine.delivery.breaker import BreakerLimits
-from queue_engine.delivery.lanes import Deferred, LaneLimits, Turn
+from queue_engine.delivery.lanes import Deferred, Kind, LaneLimits, Trouble, Turn
 from queue_engine.delivery.networks import Networks
 from queue_engine.delivery.responses import ERROR_TYPES
 from queue_engine.delivery.sender import OutgoingRequest
@@ -30,6 +30,7 @@ from queue_engine.domain.deliveries import (
     as_recorded,
     verdict_on,
 )
+from queue_engine.domain.destinations import DestinationNote, Standing
 from queue_engine.domain.retry import Schedule
 from queue_engine.net.error_types import INTERNAL
 from queue_engine.observability import metrics
@@ -39,6 +40,7 @@ from queue_engine.store.keys import ids_of_delivery
 from queue_engine.store.outbox.entries import OutboxEntry
 from queue_engine.store.outbox.outbox import Outbox
 from queue_engine.store.redis.client import unavailability
+from queue_engine.store.standings import MAX_NOTED, TenantNote
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,8 @@ BLOCK_MS = 2000
 PROMOTE_SECONDS = 0.25
 """Minimum time between two looks for due deliveries, so that many of them share one."""
 GAUGES_SECONDS = 5.0
+STANDINGS_SECONDS = 5.0
+"""Time between two notes of the destinations with which something is wrong, and between two looks for orders."""
 PARKING = Backoff(2.0, 300.0)
 HOLDING_STATUSES = (429, 503)
 """Statuses whose `Retry-After` holds for the destination, and not for the one delivery only."""
@@ -68,6 +72,12 @@ class Sends(Protocol):
     """Makes a single HTTP attempt."""
 
     async def send(self, request: OutgoingRequest) -> WebhookResponse: ...
+
+
+class Standings(Protocol):
+    """Keeps the notes of delivery processes."""
+
+    async def write(self, process: str, notes: Sequence[TenantNote]) -> list[tuple[str, str]]: ...
 
 
 @dataclass(frozen=True)
@@ -96,11 +106,17 @@ class DeliveryService:
         sender: Sends,
         *,
         seen_addresses: Callable[[str], Sequence[str]] = lambda _: (),
+        standings: Standings | None = None,
     ) -> None:
-        """`seen_addresses` returns the addresses of a host name as the latest lookup has found them."""
+        """`standings` gets the notes of this process; without it, none are written.
+
+        `seen_addresses` returns the addresses of a host name as the latest lookup has found them.
+        """
         self._config = config
         self._outbox = outbox
         self._sender = sender
+        self._standings = standings
+        self._has_noted = False
         limits = ShareLimits(slots=config.slots, lanes=LaneLimits(breaker=BreakerLimits(parking=PARKING)))
         self._shares: Shares[OutboxEntry] = Shares(limits, network_of=Networks(seen_addresses).of)
         self._read_limit = MAX_READ
@@ -122,7 +138,11 @@ class DeliveryService:
         """Work until drained. Then attempts in flight finish and are recorded, and the rest returns to the outbox."""
         tick_seconds = self._config.lease_seconds / 4
         await retry_while_unavailable(self._adopt, passing=unavailability, what="the outbox")
-        background = [_loop(self._adopt, "adopt", tick_seconds), _loop(self._gauges, "gauges", GAUGES_SECONDS)]
+        background = [
+            _loop(self._adopt, "adopt", tick_seconds),
+            _loop(self._gauges, "gauges", GAUGES_SECONDS),
+            _loop(self.note_standings, "standings", STANDINGS_SECONDS),
+        ]
         feeding = [
             _loop(self._read, "read"),
             _loop(self._promote, "promote", PROMOTE_SECONDS),
@@ -310,6 +330,25 @@ class DeliveryService:
             log.warning("a delivery is given up: it has waited too long for its receiver", extra=_ids(entry))
             _given_up.inc()
 
+    # Troubled destinations
+
+    async def note_standings(self) -> int:
+        """Note the destinations with which something is wrong, and carry out orders. Return 0, to wait for a while."""
+        if self._standings is None:
+            return 0
+        troubles = self._shares.troubles(MAX_NOTED)
+        if not troubles and not self._has_noted:
+            return 0
+        now = time.monotonic()
+        # True before the call, because the note may be written although the reply is lost.
+        self._has_noted = True
+        orders = await self._standings.write(self._outbox.process_id, [_note_of(one, now) for one in troubles])
+        self._has_noted = bool(troubles)
+        for tenant, destination in orders:
+            await self._outbox.hasten(self._shares.resume(tenant, destination, now))
+            self._wake.set()
+        return 0
+
     async def _gauges(self) -> int:
         metrics.deliveries_pending.set(await self._outbox.pending())
         return 0
@@ -327,6 +366,25 @@ _given_up = metrics.deliveries.labels(status="max_retries_exceeded")
 
 NOTHING_SENT = WebhookResponse(None, INTERNAL)
 """Stands for the response when no attempt was made. It says nothing about the destination."""
+
+
+def _note_of(trouble: Trouble, now: float) -> TenantNote:
+    note = DestinationNote(
+        trouble.destination,
+        Standing.PARKED if trouble.kind is Kind.PARKED else Standing.DEGRADED,
+        since_ms=_from_now_ms(trouble.since, now),
+        waiting=trouble.waiting,
+        in_flight=trouble.in_flight,
+        errors=trouble.errors,
+        next_attempt_at_ms=_from_now_ms(trouble.next_probe_at, now),
+        error_type=trouble.error_type,
+        failed_at_ms=_from_now_ms(trouble.failed_at, now),
+    )
+    return TenantNote(trouble.tenant, note)
+
+
+def _from_now_ms(at: float | None, now: float) -> int | None:
+    return None if at is None else int((at - now) * 1000)
 
 
 def _loop(step: Callable[[], Awaitable[int]], name: str, idle_seconds: float = 0) -> asyncio.Task[None]:

@@ -19,9 +19,10 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import islice, zip_longest
 from typing import Generic, TypeVar
 
-from queue_engine.delivery.lanes import Deferred, LaneLimits, Lanes, Turn
+from queue_engine.delivery.lanes import Deferred, LaneLimits, Lanes, Trouble, Turn
 from queue_engine.delivery.slot_time import Account, FairQueue
 
 Item = TypeVar("Item")
@@ -203,6 +204,29 @@ class Shares(Generic[Item]):
                 deferred += taken
                 self._count(share)
         return deferred
+
+    def troubles(self, limit: int) -> list[Trouble]:
+        """Return up to `limit` of the destinations with which something is wrong.
+
+        The worst of each tenant come first, so that a tenant with many of them does not hide those of another tenant.
+        """
+        troubled = [share.lanes.troubles(limit) for share in self._shares.values() if share.lanes.is_troubled]
+        in_turn = zip_longest(*troubled)
+        found = (one for together in in_turn for one in together if one is not None)
+        return list(islice(found, limit))
+
+    def resume(self, tenant: str, destination: str, now: float) -> list[Item]:
+        """End the pause of a tenant's destination. Return items that were deferred because of it.
+
+        They are no longer held here, and may be sent now.
+        """
+        share = self._shares.get(tenant)
+        if share is None:
+            return []
+        items = share.lanes.resume(destination, now)
+        self._enter(share)
+        self._changed[tenant] = share
+        return items
 
     def drain(self) -> list[Item]:
         """Remove and return all items that are not in flight, for the end of the process."""

@@ -28,6 +28,7 @@ class Action(StrEnum):
     REDELIVER_RESULT = "redeliver_result"
     RECOVER_DELIVERIES = "recover_deliveries"
     CANCEL_RECOVERY = "cancel_recovery"
+    RESUME_DESTINATION = "resume_destination"
     START_OPERATION = "start_operation"
     CANCEL_OPERATION = "cancel_operation"
     END_OPERATION = "end_operation"
@@ -92,6 +93,10 @@ def endpoint_target(endpoint_id: str) -> str:
 
 def task_target(endpoint_id: str, task_id: str) -> str:
     return f"endpoint {endpoint_id}, task {task_id}"
+
+
+def destination_target(destination: str) -> str:
+    return f"destination {destination}"
 
 
 def credential_target(credential_id: int) -> str:

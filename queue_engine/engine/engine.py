@@ -15,6 +15,7 @@ from queue_engine.engine.batches import Batches
 from queue_engine.engine.credentials import Credentials
 from queue_engine.engine.cursors import Cursors
 from queue_engine.engine.deliveries import Deliveries
+from queue_engine.engine.destination_notes import DestinationNotes
 from queue_engine.engine.destinations import AddressLookup, DestinationGuard
 from queue_engine.engine.endpoints import Endpoints
 from queue_engine.engine.key_watch import KeyWatch
@@ -76,6 +77,7 @@ class Engine:
         self.orders = Orders(store.tasks, store.endpoints, self.audit)
         self.operations = TaskOperations(store.operations, store.endpoints, tenant_limits, self.audit)
         self.deliveries = Deliveries(store.tasks, store.deliveries, store.given_up, store.recoveries, self.audit)
+        self.destinations = DestinationNotes(store.standings, self.audit)
         self.queries = Queries(store.tasks, store.workers, store.logs)
         self.waiting = WaitingReasons(
             store.tasks,

@@ -49,10 +49,23 @@ FIRST_TENANT = "{qe}:first-tenant"
 PLATFORM_PROBLEM = "{qe}:platform-problem"
 """The reason why the platform of the workers does not respond; absent while it does; expires. See
 `store/platform_note.py`."""
+STANDINGS = "{qe}:standings"
+"""Sorted set: delivery process with a troubled destination, by the expiry of its note; expires. See
+`store/standings.py`."""
 UNSEALED = "{qe}:unsealed"
 """Set: tasks whose agent asks the engine to seal their headers with a key of their endpoint; limited, expires."""
 LEADER = "{qe}:leader"
 """The controller that runs the backend; expires."""
+
+
+def standing_of(process: str) -> str:
+    """String: a delivery process's note of the destinations with which something is wrong, as JSON; expires."""
+    return f"{{qe}}:standing:{process}"
+
+
+def resume_orders(process: str) -> str:
+    """List: destinations whose pause the delivery process should end, as JSON; limited, expires."""
+    return f"{{qe}}:resume:{process}"
 
 
 def endpoints_of(tenant: str) -> str:

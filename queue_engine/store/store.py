@@ -51,6 +51,7 @@ from queue_engine.store.redis.sentinel import MasterPool
 from queue_engine.store.rotation import Rotation
 from queue_engine.store.script_runner import STORE_DURABILITY, ScriptRunner, load_missing
 from queue_engine.store.sessions import SessionStore
+from queue_engine.store.standings import StandingStore
 from queue_engine.store.sweeper import Sweeper
 from queue_engine.store.task_scan import TaskScan
 from queue_engine.store.task_watch import TaskWatch
@@ -174,6 +175,7 @@ class Store:
         self.leadership = Leadership(self.scripts)
         self.one_tenant = OneTenant(self.redis)
         self.platform_note = PlatformNote(self.redis)
+        self.standings = StandingStore(self.redis)
         self.logs = LogStore(self._logs, self._scripts_over(self._logs), self.partitions)
         self.header_sealing = HeaderSealing(self.redis, self.tasks)
         self.processes = Processes(self.redis, self.data_format)

@@ -510,6 +510,8 @@ class TestEverybody:
             "endpoint": f"/console/endpoints/{endpoint}",
             "settings": f"/console/endpoints/{endpoint}/settings",
             "deliveries": f"/console/endpoints/{endpoint}/deliveries",
+            "destinations": "/console/deliveries",
+            "destination": "/console/deliveries/http:127.0.0.1:9",
             "tasks": f"/console/tasks?endpoint={endpoint}",
             "task": f"/console/tasks/{endpoint}/{failed}",
             "gone": f"/console/tasks/{endpoint}/gone",

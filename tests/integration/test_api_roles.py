@@ -36,6 +36,8 @@ ROLES: dict[str, set[Role]] = {
     "retry_task": OPERATING,
     **dict.fromkeys(("retry_delivery", "redeliver_result", "recover_deliveries", "cancel_recovery"), OPERATING),
     **dict.fromkeys(("list_given_up", "get_recovery"), VIEWERS),
+    **dict.fromkeys(("list_destinations", "get_destination"), VIEWERS),
+    "resume_destination": OPERATING,
     "delete_task": ADMINS,
     **dict.fromkeys(("start_operation", "cancel_operation"), OPERATING),
     **dict.fromkeys(("list_operations", "get_operation", "list_all_operations"), VIEWERS),
@@ -65,6 +67,7 @@ ROLES: dict[str, set[Role]] = {
 TENANT_WIDE = {
     "create_endpoint",
     "list_changes",
+    *("list_destinations", "get_destination", "resume_destination"),
     *("create_credential", "list_credentials", "get_credential", "update_credential", "delete_credential"),
 }
 """Routes that a key with a list of endpoints may not use."""
@@ -72,7 +75,7 @@ LISTS = {"list_endpoints", "list_credentials", "list_all_operations"}
 
 UNKNOWN = {
     "id": "987654", "taskId": "none", "workerId": "none", "count": "1", "path": "x", "keyId": "0" * 16,
-    "tokenId": "0" * 16, "tenantName": "none", "operationId": "none",
+    "tokenId": "0" * 16, "tenantName": "none", "operationId": "none", "origin": "https:none:443",
 }  # fmt: skip
 """Values of path parameters, of things that do not exist."""
 RECOVER = {"since": 0}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from queue_engine.delivery.breaker import BreakerLimits
-from queue_engine.delivery.lanes import Kind, LaneLimits, Turn
+from queue_engine.delivery.lanes import MAX_POSTPONED, POSTPONED_EACH, Kind, LaneLimits, Turn
 from queue_engine.delivery.shares import ShareLimits, Shares
 from tests.examples import examples
 from tests.simulated_deliveries import CROWDS, Crowd, Receiver, Simulation, beside, percentile
@@ -331,3 +331,78 @@ TestShares = SharesMachine.TestCase
 def test_each_tenants_limits_follow_from_those_of_all() -> None:
     limits = replace(LIMITS, slots=64)
     assert (limits.of_tenant.slots, limits.of_tenant.items) == (limits.slots_each, limits.items_each)
+
+
+# Destinations with which something is wrong
+
+
+def break_down(shares: Shares[int], tenant: str, destination: str, *, now: float = 0.0) -> None:
+    """Let attempts fail until the destination is parked."""
+    while (lanes := shares.lanes_of(tenant)) is None or lanes.kind_of(destination) is not Kind.PARKED:
+        shares.add(tenant, destination, 0)
+        for turn in start_all(shares, now):
+            shares.finished(turn, now, "connect_refused")
+        shares.take_deferred(now)
+
+
+def test_nothing_is_noted_of_destinations_that_respond() -> None:
+    shares = made()
+    make_trusted(shares, "a", 20)
+    fill(shares, "a", 20)
+    assert shares.troubles(200) == []
+
+
+def test_a_parked_destination_is_noted_until_it_responds() -> None:
+    shares = made()
+    break_down(shares, "a", "x", now=1.0)
+    for item in range(3):
+        shares.add("a", "x", item)
+    assert len(shares.take_deferred(2.0)) == 3
+    (trouble,) = shares.troubles(200)
+    assert (trouble.tenant, trouble.destination, trouble.kind, trouble.waiting) == ("a", "x", Kind.PARKED, 3)
+    assert (trouble.error_type, trouble.failed_at, trouble.since) == ("connect_refused", 1.0, 1.0)
+    assert trouble.errors >= 5
+    assert trouble.next_probe_at is not None
+    now = trouble.next_probe_at
+    for number in range(10):
+        shares.add("a", "x", number)
+        for turn in start_all(shares, now):
+            shares.finished(turn, now, None)
+    assert shares.troubles(200) == []
+
+
+def test_a_tenant_with_many_parked_destinations_does_not_hide_those_of_another() -> None:
+    shares = made()
+    for number in range(20):
+        break_down(shares, "a", f"a{number}")
+    break_down(shares, "b", "b0")
+    assert [one.tenant for one in shares.troubles(5)] == ["a", "b", "a", "a", "a"]
+
+
+def test_a_pause_that_is_ended_lets_a_probe_start_and_returns_what_was_deferred() -> None:
+    shares = made()
+    break_down(shares, "a", "x")
+    for item in range(3):
+        shares.add("a", "x", item)
+    deferred = shares.take_deferred(1.0)
+    assert start_all(shares, 1.0) == []
+    assert shares.resume("b", "x", 1.0) == []
+    items = shares.resume("a", "x", 1.0)
+    assert items[-3:] == [one.item for one in deferred]
+    assert shares.resume("a", "x", 1.0) == []
+    for item in items:
+        shares.add("a", "x", item)
+    assert shares.take_deferred(1.0) == []
+    assert [turn.kind for turn in start_all(shares, 1.0)] == [Kind.PARKED]
+
+
+def test_the_items_that_are_remembered_while_a_destination_is_parked_are_limited() -> None:
+    shares = made()
+    for number in range(20):
+        break_down(shares, "a", f"a{number}")
+        for item in range(100):
+            shares.add("a", f"a{number}", item)
+        shares.take_deferred(1.0)
+    kept = [len(shares.resume("a", f"a{number}", 1.0)) for number in range(20)]
+    assert max(kept) == POSTPONED_EACH
+    assert sum(kept) == MAX_POSTPONED

@@ -63,7 +63,7 @@ class Outbox:
         self._scripts = scripts
         self._blocking = blocking
         self._partitions = partitions
-        self._process_id = process_id
+        self.process_id = process_id
         recoveries = RecoveryStore(redis, scripts, partitions)
         self._results = ResultDeliveries(redis, scripts, sealer, recoveries, process_id, max_age_ms=max_age_ms)
         self._events = EventDeliveries(scripts, sealer, process_id, max_age_ms=max_age_ms)
@@ -85,7 +85,7 @@ class Outbox:
         partitions = {partition.outbox: partition for partition in self._partitions.all()}
         streams: dict[Any, Any] = dict.fromkeys(partitions, ">")
         try:
-            reply = await self._blocking.xreadgroup(GROUP, self._process_id, streams, count=limit, block=block_ms)
+            reply = await self._blocking.xreadgroup(GROUP, self.process_id, streams, count=limit, block=block_ms)
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
@@ -155,7 +155,7 @@ class Outbox:
     async def take(self, shelf: Shelf, after: str, limit: int) -> list[OutboxEntry]:
         """Take up to `limit` entries from a shelf, behind the entry with the id `after`."""
         reply = await self._scripts.take_deliveries(
-            shelf.partition, shelf=shelf.name, process_id=self._process_id, after=after, limit=limit
+            shelf.partition, shelf=shelf.name, process_id=self.process_id, after=after, limit=limit
         )
         taken = await self._hold({shelf.partition: reply.taken}, was_shelved=True)
         last = reply.taken[-1][0].decode() if len(reply.taken) == limit else None
@@ -194,6 +194,15 @@ class Outbox:
         self._forget(entry)
         self._note_due(entry.partition, entry.partition.outbox_parked, delay_ms / 1000)
         return word != "GIVEN_UP"
+
+    async def hasten(self, entries: Sequence[OutboxEntry]) -> None:
+        """Make deliveries due now that were deferred. Deliveries that are no longer deferred are not changed."""
+        by_partition: defaultdict[Partition, dict[Any, Any]] = defaultdict(dict)
+        for entry in entries:
+            by_partition[entry.partition][entry.delivery_id] = 0  # due by every clock
+        for partition, due in by_partition.items():
+            await self._redis.zadd(partition.outbox_parked, due, xx=True, lt=True)
+            self._note_due(partition, partition.outbox_parked, 0.0)
 
     async def pending(self) -> dict[str, int]:
         """Return the numbers of deliveries of all processes: due (fresh), waiting for a retry, parked."""
@@ -249,7 +258,7 @@ class Outbox:
     async def _read_one(self, partition: Partition, limit: int, block_ms: int) -> list[OutboxEntry]:
         try:
             reply = await self._blocking.xreadgroup(
-                GROUP, self._process_id, {partition.outbox: ">"}, count=limit, block=block_ms
+                GROUP, self.process_id, {partition.outbox: ">"}, count=limit, block=block_ms
             )
         except ResponseError as error:
             if "NOGROUP" not in str(error):
@@ -260,7 +269,7 @@ class Outbox:
 
     async def _adopt(self, partition: Partition, tick_ms: int, lease_ms: int, limit: int) -> list[OutboxEntry]:
         reply = await self._scripts.adopt_deliveries(
-            partition, process_id=self._process_id, tick_ms=tick_ms, lease_ms=lease_ms, limit=limit
+            partition, process_id=self.process_id, tick_ms=tick_ms, lease_ms=lease_ms, limit=limit
         )
         for shelf in reply.shelves:
             self.shelves.note(Shelf(partition, shelf))
@@ -276,7 +285,7 @@ class Outbox:
         after = "-"
         while True:
             pending = await self._redis.xpending_range(
-                partition.outbox, GROUP, min=after, max="+", count=MISSED_CHUNK, consumername=self._process_id,
+                partition.outbox, GROUP, min=after, max="+", count=MISSED_CHUNK, consumername=self.process_id,
                 idle=idle_ms,
             )  # fmt: skip
             ids = [one["message_id"] for one in pending]
@@ -305,7 +314,7 @@ class Outbox:
         await self._scripts.shelve_deliveries(
             shelf.partition,
             shelf=shelf.name,
-            process_id=self._process_id,
+            process_id=self.process_id,
             entry_ids=[entry.entry_id for entry in entries],
         )
         for entry in entries:

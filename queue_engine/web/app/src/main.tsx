@@ -7,6 +7,7 @@ import { Shell } from "./parts/shell.tsx";
 import { BASE } from "./place.ts";
 import { AuditScreen } from "./screens/audit.tsx";
 import { BulkScreen, OperationScreen } from "./screens/bulk.tsx";
+import { DeliveriesScreen, DestinationScreen } from "./screens/deliveries.tsx";
 import { EndpointScreen } from "./screens/endpoint.tsx";
 import { EndpointsScreen } from "./screens/endpoints.tsx";
 import { KeysScreen } from "./screens/keys.tsx";
@@ -69,6 +70,8 @@ function Views({ ended }: { ended: () => void }) {
           <Route path={`${BASE}/endpoints/:endpoint/:tab?`} component={EndpointScreen} />
           <Route path={`${BASE}/tasks`} component={TasksScreen} />
           <Route path={`${BASE}/tasks/:endpoint/:task`} component={TaskScreen} />
+          <Route path={`${BASE}/deliveries`} component={DeliveriesScreen} />
+          <Route path={`${BASE}/deliveries/:origin`} component={DestinationScreen} />
           <Route path={`${BASE}/workers/:endpoint/:worker`} component={WorkerScreen} />
           <Route path={`${BASE}/bulk`} component={BulkScreen} />
           <Route path={`${BASE}/bulk/:endpoint/:operation`} component={OperationScreen} />

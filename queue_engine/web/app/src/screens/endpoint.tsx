@@ -1,7 +1,8 @@
 import { useLocation } from "preact-iso";
 import { useState } from "preact/hooks";
 import { type Counts, type Endpoint, get, type Schemas, send, type Worker } from "../api.ts";
-import { Action, Card, Confirm, Empty, Foreign, Notice, Read, Time, Title, useActions } from "../parts/common.tsx";
+import { Action, Card, Confirm, Empty, Foreign, Notice, Read, Title, useActions } from "../parts/common.tsx";
+import { GivenUpDeliveries } from "../parts/given-up.tsx";
 import { PlatformState, State } from "../parts/shapes.tsx";
 import { JsonTree } from "../parts/tree.tsx";
 import { WorkersTable } from "../parts/workers-table.tsx";
@@ -53,7 +54,7 @@ function Tab({ name, ...known }: Known & { name: string }) {
   switch (name) {
     case "overview": return <Overview {...known} />;
     case "workers": return <WorkersTable endpoint={known.endpoint} workers={known.workers} />;
-    case "deliveries": return <Deliveries endpoint={known.endpoint} />;
+    case "deliveries": return <GivenUpDeliveries endpoint={known.endpoint} />;
     case "settings": return <Settings endpoint={known.endpoint} />;
     default: return <Empty>No such view: the endpoint has none of this name. <a href={viewUrl("endpoints", known.endpoint.id)}>Overview</a></Empty>;
   }
@@ -113,40 +114,6 @@ function Overview({ endpoint, counts: all, workers }: Known) {
       ) : <Notice tone="info">An ALB endpoint has no queue: requests go to its workers at once.</Notice>}
       <WorkersTable endpoint={endpoint} workers={workers} />
     </>
-  );
-}
-
-function Deliveries({ endpoint }: { endpoint: Endpoint }) {
-  const shown = usePolled(`deliveries ${endpoint.id}`, 10_000, (signal) => get<Schemas["DeliveryPageView"]>(["serverless", endpoint.id, "deliveries"], { pageSize: 50 }, signal));
-  const { run, error } = useActions(shown.again);
-  return (
-    <Read from={shown}>
-      {(page) => (
-        <Card id="given-up" title="Results that were given up" aside={<span class="muted">{countText(page.total)}</span>}>
-          {error}
-          {page.items.length === 0 ? <Empty>Every result has reached its webhook, waits for its next attempt, or has no webhook.</Empty> : (
-            <div class="wrap" tabIndex={0} role="region" aria-label="Results that were given up">
-              <table>
-                <thead><tr><th scope="col">Task</th><th scope="col">Given up</th><th scope="col" class="num">Attempts</th><th scope="col">Webhook</th><th scope="col">Error</th><th scope="col"><span class="vh">Actions</span></th></tr></thead>
-                <tbody>
-                  {page.items.map((one) => (
-                    <tr key={one.taskId}>
-                      <td class="mono"><a href={viewUrl("tasks", endpoint.id, one.taskId)}><Foreign text={one.taskId} limit={60} /></a></td>
-                      <td><Time at={one.givenUpAt} /></td>
-                      <td class="num">{one.attempts}</td>
-                      <td class="clip mono" title={one.webhook ?? ""}><Foreign text={one.webhook ?? "–"} limit={200} /></td>
-                      <td class="clip"><Foreign text={one.error ?? "–"} limit={200} /></td>
-                      <td><Action right="operate" act={run(() => send("POST", ["serverless", endpoint.id, "tasks", one.taskId, "deliveries", "retry"]))}>Send again</Action></td>
-                    </tr>
-                  ))}
-                </tbody>
-              </table>
-            </div>
-          )}
-          {page.total > page.items.length ? <Empty>The newest {page.items.length} of {countText(page.total)} are shown. <code>queue-engine deliveries recover</code> sends all of a period again.</Empty> : null}
-        </Card>
-      )}
-    </Read>
   );
 }
 
