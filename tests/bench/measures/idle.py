@@ -43,7 +43,7 @@ async def measure_agent(stage: Stage) -> Measured:
 
 
 async def _exchanges(redis: Redis) -> int:
-    """Return how many times the server has read from clients so far: once for the commands of a pipeline, and for this."""
+    """Return how often the server has read from clients, once for the commands of a pipeline, this call included."""
     return int((await redis.info("stats"))["total_reads_processed"])
 
 
