@@ -44,6 +44,7 @@ from queue_engine.api.v2.task_operations import TaskOperationRoutes
 from queue_engine.api.v2.tasks import TaskRoutes
 from queue_engine.api.v2.templates import TemplateRoutes
 from queue_engine.api.v2.tenants import TenantRoutes
+from queue_engine.api.v2.workers import WorkerRoutes
 from queue_engine.config.engine import ApiSettings
 from queue_engine.domain.catalogue import Catalogue
 from queue_engine.engine.engine import Engine
@@ -135,6 +136,7 @@ def create_app(
     operations += DeliveryRoutes(services).operations()
     operations += EndpointRoutes(services).operations()
     operations += LogRoutes(services).operations()
+    operations += WorkerRoutes(services).operations()
     operations += CredentialRoutes(services).operations()
     operations += KeyRoutes(services).operations()
     operations += AgentTokenRoutes(services).operations()

@@ -11,7 +11,7 @@ from queue_engine.cli.command import PANEL, Endpoint, Session, command
 from queue_engine.cli.output import Column
 
 commands = typer.Typer()
-group = typer.Typer(no_args_is_help=True, help="Show the workers of an endpoint.")
+group = typer.Typer(no_args_is_help=True, help="Show the workers of endpoints, replace and remove them.")
 commands.add_typer(group, name="workers", rich_help_panel=PANEL)
 
 _COLUMNS = (
@@ -25,6 +25,10 @@ _COLUMNS = (
     Column("REGION", "region"),
     Column("ERROR", "error", "message"),
 )
+_ALL_COLUMNS = (Column("ENDPOINT", "endpointName"), *_COLUMNS)
+PAGE_SIZE = 1000
+
+Worker = Annotated[str, typer.Argument(metavar="WORKER", help="Id of a worker, as `workers list` shows it")]
 
 
 @command(group, "list")
@@ -37,3 +41,33 @@ def list_workers(
     query = {"statusList": ",".join(status) if status else None}
     found = session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), "workers", query=query)
     session.show(found, lambda: session.screen.table(_COLUMNS, found.rows()))
+
+
+@command(group, "all")
+def list_all_workers(session: Session) -> None:
+    """List the workers of all endpoints."""
+    cursor: str | None = None
+    while True:
+        found = session.api.get("v2/workers", query={"pageSize": PAGE_SIZE, "cursor": cursor})
+        page = found.members()
+        session.show(found, lambda: session.screen.table(_ALL_COLUMNS, page["items"]))  # noqa: B023 - called at once
+        cursor = page.get("nextCursor")
+        if cursor is None:
+            return
+
+
+@command(group, "restart")
+def restart_worker(session: Session, endpoint: Endpoint, worker: Worker) -> None:
+    """Replace a worker: its tasks finish within the grace period, it ends, and another one starts."""
+    _order(session, endpoint, worker, "restart", "is replaced")
+
+
+@command(group, "drain")
+def drain_worker(session: Session, endpoint: Endpoint, worker: Worker) -> None:
+    """Remove a worker, and lower the number of workers by one."""
+    _order(session, endpoint, worker, "drain", "is removed")
+
+
+def _order(session: Session, endpoint: str, worker: str, order: str, text: str) -> None:
+    done = session.api.send("POST", ENDPOINTS, session.api.endpoint_id(endpoint), "workers", worker, order)
+    session.show(done, lambda: session.screen.line(f"worker {worker} {text}"))

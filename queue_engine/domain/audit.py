@@ -20,6 +20,8 @@ class Action(StrEnum):
     PAUSE_ENDPOINT = "pause_endpoint"
     RESUME_ENDPOINT = "resume_endpoint"
     DELETE_ENDPOINT = "delete_endpoint"
+    RESTART_WORKER = "restart_worker"
+    DRAIN_WORKER = "drain_worker"
     ROTATE_WEBHOOK_SECRET = "rotate_webhook_secret"  # noqa: S105 - the name of an action
     CANCEL_TASK = "cancel_task"
     RETRY_TASK = "retry_task"
@@ -93,6 +95,10 @@ def endpoint_target(endpoint_id: str) -> str:
 
 def task_target(endpoint_id: str, task_id: str) -> str:
     return f"endpoint {endpoint_id}, task {task_id}"
+
+
+def worker_target(endpoint_id: str, worker_id: str) -> str:
+    return f"endpoint {endpoint_id}, worker {worker_id}"
 
 
 def destination_target(destination: str) -> str:

@@ -786,6 +786,18 @@ class StartWorkerOk:
 class StartWorkerGone:
     word: Literal["GONE"]
 
+class StopWorkerOk:
+    word: Literal["OK"]
+
+class StopWorkerUnchanged:
+    word: Literal["UNCHANGED"]
+
+class StopWorkerByHand:
+    word: Literal["BY_HAND"]
+
+class StopWorkerNotFound:
+    word: Literal["NOT_FOUND"]
+
 class SumUsageOk:
     word: Literal["OK"]
     workers: int
@@ -1881,6 +1893,19 @@ class Scripts:
     ) -> StartWorkerOk | StartWorkerGone:
         """Record a start of a worker. Reports from agents of earlier starts, and their tokens, are refused from then
         on.
+        """
+    async def stop_worker(
+        self,
+        keys: WorkerKeys,
+        /,
+        *,
+        tenant: str,
+        reason: str,
+        call_id: str,
+    ) -> StopWorkerOk | StopWorkerUnchanged | StopWorkerByHand | StopWorkerNotFound:
+        """Let a worker that a controller has started finish or release its tasks and end. The leading controller starts
+        another one in its place, unless the endpoint should have fewer. Allowed at maxmemory, so that an operator can
+        replace a worker then.
         """
     async def sum_usage(self, *, records: Sequence[str], tenant: str) -> SumUsageOk:
         """Add up what endpoints of a tenant in one partition use. Keys without an endpoint of the tenant count nothing.

@@ -253,9 +253,11 @@ class EndpointStore:
         """Return the tenant's endpoints, newest first."""
         return [endpoint async for page in self.pages_of(tenant) for endpoint in page]
 
-    async def pages_of(self, tenant: str) -> AsyncIterator[list[Endpoint]]:
-        """Yield the tenant's endpoints, newest first, in pages. The cost depends on the tenant's endpoints only."""
-        below: str | None = None
+    async def pages_of(self, tenant: str, *, below: str | None = None) -> AsyncIterator[list[Endpoint]]:
+        """Yield the tenant's endpoints, newest first, in pages. The cost depends on the tenant's endpoints only.
+
+        With `below`, yield only endpoints that are older than the one with this id.
+        """
         while ids := await self.index.ids_of(tenant, below=below):
             below = ids[-1]
             found = await self.read(ids)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from typing import Any
 
 from redis.asyncio import Redis
@@ -25,6 +26,17 @@ PAGE_SIZE = 100
 BEAT_TTL_MS = 10 * 365 * 86_400_000
 """Time to live that a heartbeat gives to the record of a worker. The time of the latest heartbeat follows from the time
 of expiry, which is not reached."""
+
+
+class Stop(StrEnum):
+    """The result of an order to stop a worker."""
+
+    OK = "OK"
+    UNCHANGED = "UNCHANGED"
+    """The worker is being stopped."""
+    BY_HAND = "BY_HAND"
+    """The worker's agent was started by hand."""
+    NOT_FOUND = "NOT_FOUND"
 
 
 class WorkerStore:
@@ -138,6 +150,13 @@ class WorkerStore:
             outdated_error=outdated_error,
             restarts=int(restarted),
         )
+
+    async def stop(self, endpoint_id: str, worker_id: str, tenant: str, *, reason: str, call_id: str) -> Stop:
+        """Let a managed worker finish or release its tasks and end. A controller starts one in its place if needed."""
+        reply = await self._scripts.stop_worker(
+            self._keys(endpoint_id, worker_id), tenant=tenant, reason=reason, call_id=call_id
+        )
+        return Stop(reply.word)
 
     async def remove(
         self,

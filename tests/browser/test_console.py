@@ -515,6 +515,7 @@ class TestEverybody:
             "tasks": f"/console/tasks?endpoint={endpoint}",
             "task": f"/console/tasks/{endpoint}/{failed}",
             "gone": f"/console/tasks/{endpoint}/gone",
+            "workers": "/console/workers",
             "worker": f"/console/workers/{endpoint}/{worker}",
             "start": "/console/start",
             "filtered": f"/console/tasks?endpoint={endpoint}&status=FAILED&errorContains=no+model",

@@ -101,8 +101,8 @@ async def test_every_change_but_submissions_is_recorded_once(api: RunningApi) ->
         ("revoke_agent_token", f"endpoint {endpoint_id}, agent token {token['id']}"),
         ("delete_endpoint", endpoint),
     ]
-    # Changes of tenants need an operator's key; others are in test_api_task_operations.py and test_api_destinations.py.
-    words = ("tenant", "operation", "destination")
+    # Changes of tenants need an operator's key; others are in the tests of what they change.
+    words = ("tenant", "operation", "destination", "worker")
     elsewhere = {action.value for action in Action if any(word in action for word in words)}
     assert {action for action, _ in await changes(api)} == {action.value for action in Action} - elsewhere
     stored = str(await api.store.redis.xrange("{qe}:audit:default"))

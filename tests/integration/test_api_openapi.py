@@ -19,11 +19,13 @@ from queue_engine.api.public.openapi import describe
 from queue_engine.api.v2.endpoint_requests import CreateEndpoint
 from queue_engine.api.v2.submissions import RAW_FIELDS, SubmitTask
 from queue_engine.config.catalogue import load_catalogue
+from queue_engine.domain.destinations import DestinationNote, Standing
 from queue_engine.domain.principals import Role
 from queue_engine.domain.tasks import Succeeded
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.rules.strict_json import split_object
 from queue_engine.store.api_keys import OPERATORS
+from queue_engine.store.standings import TenantNote
 from tests.api_server import ENDPOINT, TASK, RunningApi
 from tests.integration.test_api_deliveries import Results
 from tests.integration.test_api_task_operations import Bulk
@@ -143,6 +145,8 @@ async def _scenario(api: RunningApi) -> None:
     await _orders_scenario(api)
     await _operations_scenario(api)
     await _deliveries_scenario(api)
+    await _destinations_scenario(api)
+    await _workers_scenario(api)
     await _life_cycle_scenario(api)
     await _credentials_scenario(api)
     await _keys_scenario(api)
@@ -199,6 +203,25 @@ async def _deliveries_scenario(api: RunningApi) -> None:
     ]
     for method, rest, body in orders:
         await results.ask(method, rest, body)
+
+
+async def _destinations_scenario(api: RunningApi) -> None:
+    base, hooks = "/v2/destinations", "https:hooks.example.net:443"
+    note = DestinationNote("https://hooks.example.net:443", Standing.PARKED, since_ms=0, error_type="reset")
+    await api.store.standings.write("process", [TenantNote("default", note)])
+    for method, path in (("GET", ""), ("GET", f"/{hooks}"), ("POST", f"/{hooks}/resume"), ("GET", "/wrong")):
+        await api.client.request(method, base + path)
+    await api.store.standings.write("process", [])
+
+
+async def _workers_scenario(api: RunningApi) -> None:
+    endpoint_id = await api.create_endpoint()
+    for name in ("w-1", "w-2"):
+        await api.store.workers.put(endpoint_id, name, managed=True)
+    await api.client.get("/v2/workers")
+    await api.client.get("/v2/workers", params={"cursor": "wrong"})
+    for path in ("w-1/restart", "w-2/drain", "none/drain"):
+        await api.client.post(f"/v2/serverless/{endpoint_id}/workers/{path}")
 
 
 async def _life_cycle_scenario(api: RunningApi) -> None:

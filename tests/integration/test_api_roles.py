@@ -48,7 +48,8 @@ ROLES: dict[str, set[Role]] = {
     "delete_endpoint": ADMINS,
     **dict.fromkeys(("start_endpoint", "stop_endpoint", "scale_endpoint", "scale_endpoint_by_path"), OPERATING),
     **dict.fromkeys(("pause_endpoint", "resume_endpoint"), OPERATING),
-    "list_workers": VIEWERS,
+    **dict.fromkeys(("list_workers", "list_all_workers"), VIEWERS),
+    **dict.fromkeys(("restart_worker", "drain_worker"), OPERATING),
     **dict.fromkeys(("get_webhook_secret", "rotate_webhook_secret"), ADMINS),
     "get_logs": VIEWERS,
     "list_credentials": VIEWERS,
@@ -71,7 +72,7 @@ TENANT_WIDE = {
     *("create_credential", "list_credentials", "get_credential", "update_credential", "delete_credential"),
 }
 """Routes that a key with a list of endpoints may not use."""
-LISTS = {"list_endpoints", "list_credentials", "list_all_operations"}
+LISTS = {"list_endpoints", "list_all_workers", "list_credentials", "list_all_operations"}
 
 UNKNOWN = {
     "id": "987654", "taskId": "none", "workerId": "none", "count": "1", "path": "x", "keyId": "0" * 16,

@@ -17,6 +17,7 @@ import { StartScreen } from "./screens/start.tsx";
 import { TaskScreen } from "./screens/task.tsx";
 import { TasksScreen } from "./screens/tasks.tsx";
 import { WorkerScreen } from "./screens/worker.tsx";
+import { WorkersScreen } from "./screens/workers.tsx";
 import { forgetSession, keepSession, sessionHalf, takeLinkToken } from "./session.ts";
 import { keepMe, me, setTheme, theme } from "./state.ts";
 
@@ -72,6 +73,7 @@ function Views({ ended }: { ended: () => void }) {
           <Route path={`${BASE}/tasks/:endpoint/:task`} component={TaskScreen} />
           <Route path={`${BASE}/deliveries`} component={DeliveriesScreen} />
           <Route path={`${BASE}/deliveries/:origin`} component={DestinationScreen} />
+          <Route path={`${BASE}/workers`} component={WorkersScreen} />
           <Route path={`${BASE}/workers/:endpoint/:worker`} component={WorkerScreen} />
           <Route path={`${BASE}/bulk`} component={BulkScreen} />
           <Route path={`${BASE}/bulk/:endpoint/:operation`} component={OperationScreen} />

@@ -36,7 +36,7 @@ export function Shell({ children, ended }: { children: ComponentChildren; ended:
   const go = (...parts: string[]) => () => route(viewUrl(...parts));
   useKeys({
     "?": () => setHelps(true), l: () => { isPaused.value = !isPaused.value; },
-    "g o": () => route(BASE), "g e": go("endpoints"), "g t": go("tasks"), "g d": go("deliveries"), "g b": go("bulk"), "g k": go("keys"), "g a": go("audit"),
+    "g o": () => route(BASE), "g e": go("endpoints"), "g t": go("tasks"), "g d": go("deliveries"), "g w": go("workers"), "g b": go("bulk"), "g k": go("keys"), "g a": go("audit"),
   });
   useChords();
   return (
@@ -123,7 +123,8 @@ function Sections() {
     <nav class="nav" aria-label="Sections">
       <ul>
         {link(BASE, "Overview", path === BASE || path === `${BASE}/`)}
-        {link(viewUrl("endpoints"), "Endpoints", isIn("endpoints") || isIn("workers"))}
+        {link(viewUrl("endpoints"), "Endpoints", isIn("endpoints"))}
+        {link(viewUrl("workers"), "Workers", isIn("workers"))}
         {link(viewUrl("tasks"), "Tasks", isIn("tasks"))}
         {link(viewUrl("deliveries"), "Deliveries", isIn("deliveries"))}
         {link(viewUrl("bulk"), "Bulk operations", isIn("bulk"))}

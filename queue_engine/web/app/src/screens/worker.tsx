@@ -1,7 +1,7 @@
 import { useLocation } from "preact-iso";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { ApiError, type Endpoint, get, type Schemas, type Worker } from "../api.ts";
-import { Card, Empty, ErrorNotice, Foreign, Read, Time, Title } from "../parts/common.tsx";
+import { ApiError, type Endpoint, get, type Schemas, send, type Worker } from "../api.ts";
+import { Action, Card, Confirm, Empty, ErrorNotice, Foreign, Read, Time, Title, useActions } from "../parts/common.tsx";
 import { PlatformState } from "../parts/shapes.tsx";
 import { follow, isLive } from "../events.ts";
 import { NEVER } from "../parts/payload.tsx";
@@ -29,15 +29,27 @@ export function WorkerScreen({ endpoint = "", worker = "" }: { endpoint?: string
         <a href={viewUrl("endpoints", endpoint, "workers")}><Foreign text={of.data?.name ?? `endpoint ${endpoint}`} limit={80} /></a><span class="muted">/</span>
         <h1 class="mono"><Foreign text={worker} limit={63} /></h1>{found ? <PlatformState status={found.status} /> : null}
       </div>
-      <Read from={all} lines={2}>{() => (found ? <Facts worker={found} /> : <Empty>This worker has ended. Its log can be read for a time after that.</Empty>)}</Read>
+      <Read from={all} lines={2}>{() => (found ? <Facts endpoint={endpoint} worker={found} again={all.again} /> : <Empty>This worker has ended. Its log can be read for a time after that.</Empty>)}</Read>
       {PAYLOADS === "never" ? <Card id="log" title="Log"><Empty>{NEVER}</Empty></Card> : <HiddenLog key={`${endpoint} ${worker}`} endpoint={endpoint} worker={worker} />}
     </>
   );
 }
 
-function Facts({ worker }: { worker: Worker }) {
+function Facts({ endpoint, worker, again }: { endpoint: string; worker: Worker; again: () => void }) {
+  const { run, error } = useActions(again);
+  const [draining, setDraining] = useState(false);
+  const path = ["serverless", endpoint, "workers", worker.workerId];
+  const because = worker.status === "STOPPING" ? "It is being stopped" : null;
+  const buttons = (
+    <>
+      <Action right="operate" because={because} act={run(() => send("POST", [...path, "restart"]))}>Replace</Action>
+      <Action right="operate" because={because} kind="danger" act={async () => setDraining(true)}>Remove…</Action>
+    </>
+  );
   return (
-    <Card id="worker" title="Worker">
+    <Card id="worker" title="Worker" aside={buttons}>
+      {error}
+      {draining ? <Confirm question="Remove this worker? Its tasks finish within the grace period or are queued again, and the endpoint has one worker less." yes="Remove the worker" close={() => setDraining(false)} act={async () => { await send("POST", [...path, "drain"]); again(); }} /> : null}
       <div class="body">
         <dl class="facts">
           <dt>Since</dt><dd><Time at={worker.createdAt} /></dd>
