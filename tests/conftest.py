@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from queue_engine.processes.interpreter import Loading, collect_rarely
+from tests.collecting import import_from_own_place
 from tests.environment import trust_no_authority
 from tests.examples import FULL
 from tests.promtool import promtool_binary
@@ -73,9 +74,10 @@ def _empty_stores(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, object, object]:
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
     """Collect the tests without garbage collections, and leave them out of later ones, because they stay to the end."""
     with Loading():
+        import_from_own_place(session)
         collected = yield
     collect_rarely()
     return collected
