@@ -15,6 +15,7 @@ from queue_engine.crypto.api_keys import new_agent_token
 from queue_engine.domain.tasks import Cost, TaskState
 from queue_engine.domain.workers import WorkerStatus, managed_worker_id
 from tests.api_server import RunningApi, running_api
+from tests.integration.raw_http import Connection
 from tests.wire_agent import TOKEN, Refused, WireAgent, new_agent
 
 OTHERS_TOKEN = "f" * 32
@@ -239,23 +240,21 @@ async def test_large_requests_count_for_a_limit_of_the_tenant(valkey_url: str) -
     async with running_api(valkey_url, agent_max_body_bytes=limit, max_body_bytes_per_tenant=limit) as api:
         endpoint_id = await api.create_endpoint()
         async with await new_agent(api, endpoint_id) as agent:
-            arrived = asyncio.Event()
-            held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-            async def slow() -> AsyncIterator[bytes]:
-                yield b"".join(framed(b"{}")) + b"x" * 700_000
-                arrived.set()
-                await held
-
-            sending = asyncio.create_task(agent.client.post(calls.SETTLE.path, content=slow()))
-            await arrived.wait()
+            connection, large = await Connection.to(api), b"".join(framed(b"{}")) + b"x" * 700_000
+            head = (
+                f"POST {calls.SETTLE.path} HTTP/1.1", "Host: x", f"Content-Length: {len(large) + 1}",
+                *(f"{name}: {agent.client.headers[name]}" for name in ("Authorization", "Content-Type")), "", "",
+            )  # fmt: skip
+            await connection.send("\r\n".join(head).encode() + large)
+            response = asyncio.create_task(connection.answer())
             status = 0
-            while status != 429 and not sending.done():  # until both bodies are there at once
+            while status != 429 and not response.done():  # until the API holds most of both bodies
                 status, _, _ = await refusal_of(agent.send(calls.SETTLE.path, b"x" * 700_000))
                 assert status in (400, 429)
-            if status != 429:  # the API counted the second body before the rest of the first, which it then refused
-                assert (await sending).status_code == 429
-            sending.cancel()
+            if status != 429:  # it had the whole second body before the end of the first, which it then refused
+                assert (await response).status == 429
+            response.cancel()
+            connection.close()
             submitted = await api.submit(endpoint_id, input="x" * 700_000)
             assert submitted.status_code == 200, "submissions have a limit of their own"
 
