@@ -36,6 +36,7 @@ from queue_engine.api.v2.credentials import CredentialRoutes
 from queue_engine.api.v2.deliveries import DeliveryRoutes
 from queue_engine.api.v2.destinations import DestinationRoutes
 from queue_engine.api.v2.endpoints import EndpointRoutes
+from queue_engine.api.v2.error_groups import ErrorGroupRoutes
 from queue_engine.api.v2.events import EventRoutes
 from queue_engine.api.v2.keys import KeyRoutes
 from queue_engine.api.v2.logs import LogRoutes
@@ -145,6 +146,7 @@ def create_app(
     operations += AuditRoutes(services).operations()
     operations += DestinationRoutes(services).operations()
     operations += SearchRoutes(services).operations()
+    operations += ErrorGroupRoutes(services).operations()
     operations += EventRoutes(services, catalogue).operations()
     operations += TemplateRoutes(services, settings.example_worker).operations()
     operations += TenantRoutes(services).operations()

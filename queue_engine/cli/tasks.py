@@ -51,6 +51,12 @@ _COLUMNS = (
     Column("KEY", "fairnessKey", "id", optional=True),
     Column("ERROR", "error", "message"),
 )
+_ERROR_COLUMNS = (
+    Column("FAILURES", "count", "number"),
+    Column("FIRST", "firstAt", "time"),
+    Column("LAST", "lastAt", "time"),
+    Column("SIGNATURE", "signature", "message"),
+)
 _DELIVERY_COLUMNS = (
     Column("AT", "at", "time"),
     Column("TRIGGER", "trigger"),
@@ -315,6 +321,38 @@ def _flat(counts: Mapping[str, Any]) -> dict[str, Any]:
         for name, count in counts.items()
         for inner, value in (count.items() if isinstance(count, Mapping) else ((None, count),))
     }
+
+
+@command(group, "errors")
+def group_errors(
+    session: Session,
+    endpoint: Endpoint,
+    since: Annotated[
+        str | None,
+        typer.Option(help="Tasks that ended since: 10m, 2h, an ISO time (UTC by default) or epoch milliseconds"),
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Tasks that ended before this time")] = None,
+) -> None:
+    """Group the newest failures of an endpoint by their errors, the most frequent first.
+
+    `tasks list --error-signature` and `tasks retry --error-signature` select the tasks of a group.
+    """
+    query = {"from": _moment(session, "--since", since), "to": _moment(session, "--until", until)}
+    found = session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), "errors", query=query)
+    session.show(found, lambda: _show_errors(session, found.members()))
+
+
+def _moment(session: Session, option: str, text: str | None) -> int | None:
+    try:
+        return None if text is None else session.screen.moment_ms(text)
+    except ValueError as error:
+        raise WrongUse(f"{option}: {error}") from None
+
+
+def _show_errors(session: Session, found: Mapping[str, Any]) -> None:
+    session.screen.table(_ERROR_COLUMNS, found["groups"])
+    if session.screen.terminal:
+        session.screen.line(f"{found['lookedAt']} of {found['failures']} failures looked at")
 
 
 @command(group, "deliveries")

@@ -42,6 +42,7 @@ class TaskFilterFields(TypedDict, total=False):
     fairness_key: str
     worker_id: str
     error_contains: str
+    error_signature: str
     delivery_status: str
     destination: str
     id_prefix: str

@@ -153,6 +153,14 @@ class TaskFilters:
             schema=_SEARCHED,
         ),
     ] = None
+    error_signature: Annotated[
+        str | None,
+        TaskFilter(
+            "Only tasks that ended with an error of this signature, as the groups of errors have it",
+            parse=_parse_searched,
+            schema=_SEARCHED,
+        ),
+    ] = None
     delivery_status: Annotated[
         DeliveryStatus | None,
         TaskFilter(
@@ -194,9 +202,10 @@ class TaskFilters:
     def states(self) -> frozenset[TaskState]:
         """The states that a matching task may be in."""
         states = self.state or frozenset(TaskState)
-        if self.finished_after is not None or self.finished_before is not None or self.error_contains is not None:
+        has_error = self.error_contains is not None or self.error_signature is not None
+        if has_error or self.finished_after is not None or self.finished_before is not None:
             states &= TERMINAL_STATES
-        if self.error_contains is not None:
+        if has_error:
             states -= {TaskState.SUCCEEDED}
         return states if self.status is None else states & STATES_BY_STATUS[self.status]
 

@@ -18,6 +18,7 @@ from queue_engine.engine.deliveries import Deliveries
 from queue_engine.engine.destination_notes import DestinationNotes
 from queue_engine.engine.destinations import AddressLookup, DestinationGuard
 from queue_engine.engine.endpoints import Endpoints
+from queue_engine.engine.error_groups import ErrorGrouping
 from queue_engine.engine.key_watch import KeyWatch
 from queue_engine.engine.keys import Keys
 from queue_engine.engine.lanes_gate import LanesGate
@@ -90,6 +91,7 @@ class Engine:
             monotonic=monotonic,
         )
         self.task_lists = TaskLists(store.task_scan, self.queries, Cursors(secret_keys))
+        self.error_groups = ErrorGrouping(store.failures, store.now_ms, monotonic=monotonic)
         self.waits = Waits(self.queries, store.task_watch, wait_limits)
         self.topics = Topics()
         self.task_watch = store.task_watch

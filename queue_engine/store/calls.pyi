@@ -265,6 +265,10 @@ class ExpireExpired:
 class ExpireOk:
     word: Literal["OK"]
 
+class FailuresOk:
+    word: Literal["OK"]
+    failures: list[list[bytes]]
+
 class FindTimeOk:
     word: Literal["OK"]
     place: int
@@ -1271,6 +1275,10 @@ class Scripts:
         """Accept a task, once for each task id. Not allowed at maxmemory, so that running tasks can still end."""
     async def expire(self, keys: TaskKeys, /) -> ExpireExpired | ExpireOk:
         """End a task that has waited until its deadline. A running task is not changed."""
+    async def failures(self, keys: TaskKeys, /, *, more: Sequence[str], places: Sequence[str]) -> FailuresOk:
+        """Read the signatures of failed tasks' errors. A call gets few tasks, because a signature takes tens of
+        microseconds.
+        """
     async def find_time(
         self,
         keys: EndpointKeys,

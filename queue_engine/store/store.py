@@ -31,6 +31,7 @@ from queue_engine.store.credentials import CredentialStore
 from queue_engine.store.deletions import DeletionStore
 from queue_engine.store.deliveries import DeliveryStore
 from queue_engine.store.endpoints import EndpointStore
+from queue_engine.store.failures import FailureIndex
 from queue_engine.store.given_up import GivenUpBuild, GivenUpIndex
 from queue_engine.store.header_sealing import HeaderSealing
 from queue_engine.store.leadership import Leadership
@@ -153,6 +154,7 @@ class Store:
         self.scripts = Scripts(self._runner.submit)
         self._beating = self._scripts_over(self._beats)
         self.tasks = TaskStore(self.redis, self.scripts, self.partitions, sealer)
+        self.failures = FailureIndex(self.redis, self.scripts, self.partitions)
         self.task_scan = TaskScan(self.redis, self.scripts, self.partitions, TaskSpecs(sealer))
         self.deliveries = DeliveryStore(self.redis, self.scripts, self.partitions)
         self.given_up = GivenUpIndex(self.redis, self.scripts, self.partitions, self.tasks)

@@ -31,6 +31,7 @@ ROLES: dict[str, set[Role]] = {
     "list_tasks": VIEWERS,
     "count_tasks": VIEWERS,
     "export_tasks": VIEWERS,
+    "list_errors": VIEWERS,
     **dict.fromkeys(("get_task", "wait_for_tasks", "list_deliveries", "list_attempts"), ANY),
     "cancel_task": SUBMITTERS,
     "retry_task": OPERATING,

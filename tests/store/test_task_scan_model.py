@@ -34,6 +34,7 @@ from tests.store.probe import Probe
 LONG_DESTINATION = f"https://{'x' * 60}.example:443"
 INPUTS = [b'{"n": 1}', b'{"n": 2, "t": "caf\xc3\xa9"}', b'"' + b"x" * 70_000 + b'needle"']
 ERRORS = ["out of memory", "HTTP 500: model not loaded", "HTTP 500: café"]
+"""Errors that are their own signatures."""
 PARTS = ["o", "500", "caf", "é", "memory", "needle", "n", "100%", "(", "x"]
 RUNNERS = ["w1", "w2"]
 TAGS = ["team", "team:a", "te", "z/9"]
@@ -72,6 +73,7 @@ def matches(task: Task, filters: TaskFilters) -> bool:
         filters.fairness_key in (None, task.fairness_key),
         filters.worker_id in (None, task.worker_id),
         filters.error_contains is None or (task.error is not None and filters.error_contains in task.error),
+        filters.error_signature in (None, task.error),
         filters.delivery_status in (None, task.delivery_status),
         filters.destination in (None, webhook),
         filters.id_prefix is None or task.task_id.startswith(filters.id_prefix),
@@ -254,6 +256,7 @@ class Lists(RuleBasedStateMachine):
             "fairness_key": st.sampled_from(["acme", "acm", "a"]),
             "worker_id": st.sampled_from(RUNNERS),
             "error_contains": st.sampled_from(PARTS),
+            "error_signature": st.sampled_from(ERRORS),
             "delivery_status": st.sampled_from(DeliveryStatus),
             "destination": st.sampled_from([DESTINATION, LONG_DESTINATION, "https://none.example:443"]),
             "id_prefix": st.sampled_from(["a", "b", "a1", "c"]),

@@ -684,6 +684,31 @@ local function read_error()
   return TERMINAL[state] and state ~= 'succeeded' and read_result() or ''
 end
 
+-- Return the text that errors of one cause have in common, at most 200 bytes of the error's first 256. Numbers, words of hexadecimal
+-- digits, UUIDs and quoted parts become `#`. The status in `HTTP 500` stays, because it tells causes apart, and so do the strings
+-- of JSON, which are the message of most containers.
+local function signature_of(message)
+  local text = string.gsub(string.sub(message, 1, 256), '[%c%s]+', ' ')
+  local status, rest = string.match(text, '^ ?(HTTP %d%d%d)(.*)$')
+  text = rest or text
+  if not string.find(text, '[{%[] ?"') then
+    text = string.gsub(string.gsub(string.gsub(text, '"[^"]*"', '"#"'), '`[^`]*`', '`#`'), "([ (=:])'[^']*'", "%1'#'")
+  end
+  local four = '%x%x%x%x'
+  text = string.gsub(text, four .. four .. '%-' .. four .. '%-' .. four .. '%-' .. four .. '%-' .. four .. four .. four, '#')
+  -- The pattern is linear in the length of the text: one for words with a digit would try each part of a long word.
+  text = string.gsub(text, '%w+', function(word)
+    if not string.find(word, '%d') then return nil end
+    local is_hexadecimal = #word >= 6 and string.find(word, '^%x+$') or string.find(word, '^0[xX]%x+$')
+    return is_hexadecimal and '#' or string.gsub(word, '%d+', '#')
+  end)
+  text = (status or '') .. string.gsub(text, '#[#%.,:%-]*#', '#')
+  local is_cut = #message > 256 or #text > 200
+  text = string.match(string.sub(text, 1, 200), '^ *(.-) *$')
+  if is_cut then text = string.gsub(text, '[\194-\244]?[\128-\191]*$', '') end
+  return text == '' and 'no error text' or text
+end
+
 -- Return the task's spec, as stored.
 -- keys: task, body
 local function read_spec()

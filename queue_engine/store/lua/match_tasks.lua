@@ -10,6 +10,8 @@
 --   OK: looked integer (the number of tasks, from the first, that were compared), matches list of list of bytes (of each that
 --     matches: its index from 1; if shown, its spec, its error, and the fields and values of its record)
 local MAX_READ_BYTES, SEARCHED_INPUT_BYTES = 1024 * 1024, 64 * 1024
+-- Number of bytes in which a search takes as long as a signature.
+local SIGNATURE_BYTES = 16 * 1024
 local facts, bytes = {}, 0
 
 local function status_of()
@@ -52,6 +54,11 @@ local CHECKS = {
     return facts.webhook and destination_of(facts.webhook, facts.spec) == destination
   end },
   { 'error_contains', { 'state' }, function(part) return contains(read_error(), part) end },
+  { 'error_signature', { 'state' }, function(signature)
+    if not TERMINAL[facts.state] or facts.state == 'succeeded' then return false end
+    bytes = bytes + SIGNATURE_BYTES
+    return signature_of(read_result(257)) == signature
+  end },
   { 'input', { 'spec', 'result_at' }, function(part) return contains(read_input(), part) end },
 }
 

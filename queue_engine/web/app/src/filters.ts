@@ -19,6 +19,7 @@ export const FILTERS = {
   status: { word: "status", kind: "status", example: "FAILED" },
   state: { word: "state", kind: "states", example: "failed,dead" },
   errorContains: { word: "error", kind: "text", example: "CUDA out of memory" },
+  errorSignature: { word: "same-error", kind: "text", example: "HTTP 500: no model #" },
   idPrefix: { word: "id", kind: "text", example: "call_22" },
   createdAfter: { word: "after", kind: "time", example: "1h" },
   createdBefore: { word: "before", kind: "time", example: "2026-01-31T12:00" },
@@ -71,6 +72,11 @@ export function queryOf(view: View): string {
 /** Return the query of the newest tasks of an endpoint. */
 export function listQuery(endpoint: string | number | null, filters: Filters = {}): string {
   return queryOf({ endpoint: endpoint === null ? null : String(endpoint), filters, cursor: "" });
+}
+
+/** Return the filters of the times at which tasks ended. */
+export function periodOf({ finishedAfter, finishedBefore }: Filters): Filters {
+  return { ...(finishedAfter === undefined ? {} : { finishedAfter }), ...(finishedBefore === undefined ? {} : { finishedBefore }) };
 }
 
 /** Return filters without one. */

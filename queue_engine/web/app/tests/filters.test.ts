@@ -23,6 +23,7 @@ test("what is no filter is left out, and a wrong value is kept for the API to re
 
 test("filters are typed as words with values", () => {
   assert.deepEqual(typed("error: no model: x", NOW, "UTC"), { name: "errorContains", value: "no model: x" });
+  assert.deepEqual(typed("same-error:HTTP 500: no model #", NOW, "UTC"), { name: "errorSignature", value: "HTTP 500: no model #" });
   assert.deepEqual(typed("state:failed,dead", NOW, "UTC"), { name: "state", value: "failed,dead" });
   assert.deepEqual(typed("HTTP 500: no model", NOW, "UTC"), { name: "errorContains", value: "HTTP 500: no model" });
   assert.deepEqual(typed("after:1h", NOW, "UTC"), { name: "createdAfter", value: String(NOW - 3_600_000) });

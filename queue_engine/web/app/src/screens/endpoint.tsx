@@ -3,6 +3,7 @@ import { useState } from "preact/hooks";
 import { type Counts, type Endpoint, get, type Schemas, send, type Worker } from "../api.ts";
 import { Action, Card, Confirm, Empty, Foreign, Notice, Read, Title, useActions } from "../parts/common.tsx";
 import { GivenUpDeliveries } from "../parts/given-up.tsx";
+import { ErrorGroups } from "../parts/errors.tsx";
 import { PlatformState, State } from "../parts/shapes.tsx";
 import { JsonTree } from "../parts/tree.tsx";
 import { WorkersTable } from "../parts/workers-table.tsx";
@@ -112,6 +113,7 @@ function Overview({ endpoint, counts: all, workers }: Known) {
           {figure("Delivered, kept", all.delivered, { status: "DELIVERED" })}
         </div>
       ) : <Notice tone="info">An ALB endpoint has no queue: requests go to its workers at once.</Notice>}
+      {isQueue && all.failed > 0 ? <ErrorGroups endpoint={endpoint} /> : null}
       <WorkersTable endpoint={endpoint} workers={workers} />
     </>
   );

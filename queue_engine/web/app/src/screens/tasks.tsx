@@ -3,6 +3,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { type Counts, type Endpoint, get, type Task } from "../api.ts";
 import { BulkDialog, type Order } from "../parts/bulk.tsx";
 import { Action, Card, CopyButton, Empty, ErrorNotice, Foreign, Notice, Read, Time, Title } from "../parts/common.tsx";
+import { ErrorGroups } from "../parts/errors.tsx";
 import { FilterField } from "../parts/filter-field.tsx";
 import { DeliveryState, TaskState } from "../parts/shapes.tsx";
 import { type Filters, queryOf, type View, viewOf } from "../filters.ts";
@@ -68,6 +69,7 @@ function Tasks({ endpoint, view }: { endpoint: Endpoint; view: View }) {
         <CopyButton text={() => location.href}>Copy link</CopyButton>
       </div>
       <Matching view={view} endpoint={endpoint} start={setOrder} />
+      {counts.data === null || counts.data.failed > 0 ? <ErrorGroups endpoint={endpoint} filters={view.filters} /> : null}
       <TaskPage endpoint={endpoint} view={view} counts={counts.data} start={setOrder} />
       {order === null ? null : <BulkDialog order={order} close={() => setOrder(null)} />}
     </>

@@ -1,0 +1,51 @@
+"""Groups of errors in the console: found, shown and retried."""
+
+import pytest
+
+from tests.browser.conftest import SHOTS, Visitor
+from tests.browser.test_console import call, ended, endpoint, settle, submit
+from tests.integration.test_up import Up
+
+__all__ = ["endpoint"]
+
+FAILED = 12
+MAX_CLICKS = 3
+
+
+@pytest.fixture(scope="module")
+def failed(engine: Up, endpoint: str) -> list[str]:
+    """Tasks that fail of one cause, each with its own number, among others."""
+    tasks = [submit(engine, endpoint, {"fail": f"no model {n}"}, taskId=f"fails_{n}") for n in range(FAILED)]
+    others = [submit(engine, endpoint, {"fail": "disk <b>full</b>"}), submit(engine, endpoint, {})]
+    for task in [*tasks, *others]:
+        ended(engine, endpoint, task)
+    return tasks
+
+
+def test_the_tasks_of_an_error_are_found_by_three_clicks(operator: Visitor, endpoint: str, failed: list[str]) -> None:
+    operator.clicks = 0
+    operator.click("Tasks", "link")
+    errors = operator.page.get_by_role("region", name="Errors", exact=True)
+    line = errors.get_by_role("row").filter(has_text="no model #")
+    operator.clicks += 1
+    line.get_by_role("link", name="Show").click()
+    rows = operator.page.get_by_role("region", name="Tasks", exact=True).locator("tbody tr")
+    operator.page.wait_for_function("document.querySelectorAll('tr[data-row]').length === 12")
+    assert {row.get_attribute("data-row") for row in rows.all()} == set(failed)
+    assert "errorSignature=" in operator.page.url
+    assert operator.clicks <= MAX_CLICKS
+    operator.page.screenshot(path=SHOTS / "errors.png", full_page=True)
+    assert operator.reports == []
+
+
+def test_all_tasks_of_an_error_are_retried(operator: Visitor, engine: Up, endpoint: str, failed: list[str]) -> None:
+    operator.open(f"/console/endpoints/{endpoint}")
+    settle(operator)
+    operator.page.get_by_role("button", name=f"Retry {FAILED}…").click()
+    operator.see(f"{FAILED} of {FAILED} that match would be retried.")
+    operator.click(f"Retry {FAILED}")
+    operator.page.get_by_role("heading", level=1).wait_for()
+    operator.see("retried")
+    begun = call(engine, "GET", f"/serverless/{endpoint}/operations")["items"][0]
+    assert (begun["action"], list(begun["filter"])) == ("retry", ["errorSignature"])
+    assert "no model #" in begun["filter"]["errorSignature"]
