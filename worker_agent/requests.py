@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
+from queue_engine.domain.quick import quick_init
 from queue_engine.domain.tasks import ClaimedTask
 from worker_agent.container import ContainerAddress
 
@@ -12,6 +13,7 @@ CANCEL_TIMEOUT_SECONDS = 5.0
 """Timeout for the response to a cancellation."""
 
 
+@quick_init
 @dataclass(frozen=True)
 class ForwardRequest:
     """An HTTP request to the container."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from queue_engine.domain.quick import quick_init
 from queue_engine.domain.retry import TaskRetryPolicy
 from queue_engine.domain.tasks import Budget, ClaimedTask, Lease
 
@@ -21,6 +22,7 @@ class Renewal(StrEnum):
     GONE = "GONE"
 
 
+@quick_init
 @dataclass(frozen=True)
 class Settled:
     """Result of recording an outcome. `word` is OK, ALREADY, FENCED or GONE. It is CANCELLED or FAILED if the task
@@ -44,6 +46,7 @@ class Unreadable:
     """True if the engine was asked to encrypt the headers for this agent, which can decrypt them in a moment."""
 
 
+@quick_init
 @dataclass(frozen=True)
 class StartedAttempt:
     """An attempt that has started and is leased to a worker. Times are epoch milliseconds of the store's clock."""

@@ -27,6 +27,7 @@ from queue_engine.domain.field_types import (
     Tags,
     matching,
 )
+from queue_engine.domain.quick import quick_init
 from queue_engine.domain.retry import RetryOn, TaskRetryPolicy
 from queue_engine.rules.signing_secrets import check_auth_key
 
@@ -176,6 +177,7 @@ AuthKey = Annotated[
 ]
 
 
+@quick_init
 @dataclass(frozen=True)
 class TaskSpec:
     """The fields of a submission without the input, which is kept byte for byte.
@@ -239,6 +241,7 @@ SPEC_FIELDS = definitions_of(TaskSpec, TaskField)
 """The fields of a request that are stored in the task's spec."""
 
 
+@quick_init
 @dataclass(frozen=True)
 class NewTask:
     """A validated submission. `input` is the JSON text as received."""
@@ -405,6 +408,7 @@ class GivenUpPage:
     total: int
 
 
+@quick_init
 @dataclass(frozen=True)
 class Lease:
     """The right of an attempt to record its result, renewed by heartbeats."""
@@ -415,6 +419,7 @@ class Lease:
     """Random. An attempt whose token differs from the task's is fenced."""
 
 
+@quick_init
 @dataclass(frozen=True)
 class ClaimedTask:
     """A task that this agent runs now."""
@@ -428,6 +433,7 @@ class ClaimedTask:
     input: bytes | memoryview = field(repr=False)
 
 
+@quick_init
 @dataclass(frozen=True)
 class ContainerResponse:
     """Result of a call of the container: a status with a body, or the error type of a failed call."""

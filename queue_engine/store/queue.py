@@ -17,6 +17,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from queue_engine.aio import end_tasks
 from queue_engine.domain.attempts import Renewal, Settled
+from queue_engine.domain.quick import quick_init
 from queue_engine.domain.retry import TaskRetryPolicy
 from queue_engine.domain.tasks import (
     SUSPECT_AFTER,
@@ -60,6 +61,7 @@ StreamEntry = tuple[bytes, dict[bytes, bytes]]
 """Id and fields of an entry of a stream."""
 
 
+@quick_init
 @dataclass(frozen=True)
 class Entry:
     """A claimed task id. Its attempt has not started."""
@@ -76,6 +78,7 @@ class Entry:
         return f"{kind}:{self.entry_id}:{self.task_id}"
 
 
+@quick_init
 @dataclass(frozen=True)
 class Started:
     """An attempt that has begun. `TaskQueue.open` opens its spec; that may fail while the attempt stands."""
