@@ -344,7 +344,8 @@ class ContainerWatch:
 
 
 def _now() -> float:
-    return asyncio.get_running_loop().time()
+    """Return the time on the event loop's clock, which is this one. Asking for the loop costs more than the time."""
+    return time.monotonic()
 
 
 class ContainerProcess:

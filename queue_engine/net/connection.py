@@ -102,7 +102,7 @@ class Connection(asyncio.Protocol):
         self._is_complete = self._is_enough = self._keeps = False
         self._begin_head([], 0)
         self._body_bytes = self._framing_bytes = 0
-        self._end = asyncio.get_running_loop().create_future()
+        self._end = self._loop.create_future()
         if len(body) <= MAX_JOINED_BYTES:
             self._transport.write(head + body)
         else:
@@ -125,6 +125,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._loop = asyncio.get_running_loop()
         self._transport.set_write_buffer_limits(0)  # so that `resume_writing` is called when all is sent
 
     def pause_writing(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -127,4 +128,5 @@ class ConnectionPool(Generic[Address]):
 
 
 def _now() -> float:
-    return asyncio.get_running_loop().time()
+    """Return the time on the event loop's clock, which is this one. Asking for the loop costs more than the time."""
+    return time.monotonic()
