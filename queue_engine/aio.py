@@ -102,7 +102,7 @@ class CommonTimeout:
         line = self._line
         if line is None or line.loop is not loop:  # the blocks of another loop keep their line
             line = self._line = _Line(loop)
-        return _Block(line, self._seconds)
+        return _Block(line, self._seconds, asyncio.current_task(loop))
 
 
 class _Line:
@@ -135,8 +135,7 @@ class _Block:
 
     __slots__ = ("_cancelling", "_expired", "_line", "_task", "ends_at")
 
-    def __init__(self, line: _Line, seconds: float) -> None:
-        task = asyncio.current_task()
+    def __init__(self, line: _Line, seconds: float, task: asyncio.Task[Any] | None) -> None:
         if task is None:
             raise RuntimeError("a time limit needs a task")
         self._line = line

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Generic, Protocol, TypeVar
 
 from queue_engine.domain.agent_tokens import AgentPrincipal
@@ -27,6 +28,8 @@ REVOCATION_SECONDS = 2.0
 USE_NOTE_SECONDS = 60.0
 """Minimum time between two notes by this process that a key is in use. The store applies the same to all processes."""
 MAX_CACHED_KEYS = 10_000
+MAX_KEPT_PLACES = 1000
+"""Limit of the keys whose place in the store is kept. Unknown ones take the place of others too."""
 
 
 Holder = TypeVar("Holder")
@@ -66,7 +69,8 @@ class CachedPrincipals(Generic[Place, Holder]):
         self, keys: KeyRecords[Place, Holder], place_of: Callable[[str], Place], monotonic: Callable[[], float]
     ) -> None:
         self._keys = keys
-        self._place_of = place_of
+        # Kept, because hashing a key takes a fiftieth of a submit.
+        self._place_of = lru_cache(maxsize=MAX_KEPT_PLACES)(place_of)
         self._lookups = KeyLookups(keys, monotonic)
         self._monotonic = monotonic
         self._valid: dict[Place, _Cached[Holder]] = {}

@@ -46,9 +46,14 @@ class Refreshed(Generic[T]):
 
     async def get(self, name: str) -> T:
         """Return the value. Waits only for a value that was not read before, and then raises the errors of `read`."""
+        value = self.kept(name)
+        return await asyncio.shield(self._begin(name)) if value is None else value
+
+    def kept(self, name: str) -> T | None:
+        """Return the value as `get` does, but None if `get` would wait for it."""
         kept = self._kept.get(name)
         if kept is None:
-            return await asyncio.shield(self._begin(name))
+            return None
         if self._monotonic() >= kept.fresh_until:
             self._begin(name)
         return kept.value

@@ -33,6 +33,7 @@ from queue_engine.domain.errors import (
 from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.ids import task_id_from
 from queue_engine.domain.principals import Principal
+from queue_engine.domain.quick import quick_init
 from queue_engine.domain.rates import RateState
 from queue_engine.domain.tasks import SPEC_FIELDS, NewTask, Priority, TaskSpec
 from queue_engine.engine.access import check_has_access
@@ -57,12 +58,19 @@ FINGERPRINT_BYTES = 16
 
 _FINGERPRINTED = ("worker_port", "process_uri", "webhook", "webhook_auth_key", "headers")
 _LATER = tuple((one.name, one.asked, one.default) for one in SPEC_FIELDS if one.asked not in _FINGERPRINTED)
+_LATER_BESIDE_SPEC = (
+    ("delay_seconds", "delay_seconds"),
+    ("run_at_ms", "run_at"),
+    ("priority", "priority"),
+    ("fairness_key", "fairness_key"),
+)
 
 _ACCEPTED = metrics.tasks_submitted.labels(result="accepted")
 _DUPLICATE = metrics.tasks_submitted.labels(result="duplicate")
 _REJECTED = metrics.tasks_submitted.labels(result="rejected")
 
 
+@quick_init
 @dataclass(frozen=True)
 class TaskRequest:
     """A task as a client submits it."""
@@ -105,18 +113,15 @@ class TaskRequest:
         """Return those fields that were added later and are given, so that fingerprints of requests without them stay
         the same.
         """
-        given = ((asked, getattr(self.spec, name), default) for name, asked, default in _LATER)
-        others = {
-            "delay_seconds": self.delay_seconds,
-            "run_at": self.run_at_ms,
-            "priority": self.priority,
-            "fairness_key": self.fairness_key,
-        }
-        return {asked: value for asked, value, default in given if value != default} | {
-            name: value for name, value in others.items() if value is not None
-        }
+        of_spec, own = self.spec.__dict__, self.__dict__
+        later = {asked: value for name, asked, default in _LATER if (value := of_spec[name]) != default}
+        for name, asked in _LATER_BESIDE_SPEC:
+            if (value := own[name]) is not None:
+                later[asked] = value
+        return later
 
 
+@quick_init
 @dataclass(frozen=True)
 class Submitted:
     """A task that was accepted, by this request or by an earlier one with the same content."""
@@ -127,6 +132,7 @@ class Submitted:
     """The rate limits that apply to the submission."""
 
 
+@quick_init
 @dataclass(frozen=True)
 class Prepared:
     """A submission that no rule and no limit of its tenant refuses."""

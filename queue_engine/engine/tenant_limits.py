@@ -125,7 +125,9 @@ class TenantLimits:
     async def _check(self, tenant: str, refusal_of: Callable[[_Standing], Reached | None]) -> _Standing:
         """Return the standing of a tenant that has reached no quota, as `refusal_of` finds. Raises QuotaReached."""
         try:
-            standing = await from_store(self._standings.get(tenant))
+            standing = self._standings.kept(tenant)
+            if standing is None:
+                standing = await from_store(self._standings.get(tenant))
             if refusal_of(standing):
                 standing = await from_store(self._standings.recent(tenant))  # an old value must not refuse anything
         except StoreUnavailable:

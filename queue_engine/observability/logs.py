@@ -96,6 +96,7 @@ class LineHandler(logging.Handler):
         self._waiting_lock = threading.RLock()
         self._writer: asyncio.AbstractEventLoop | None = None
         """The event loop that is going to write the waiting lines."""
+        self._writer_thread = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -110,14 +111,25 @@ class LineHandler(logging.Handler):
     def emit_soon(self, level: str, message: str, fields: Mapping[str, Any]) -> None:
         """Write a line in the next turn of the event loop; at once where no event loop runs."""
         line = self.formatter.line(time.time(), level, message, fields)
-        loop = asyncio._get_running_loop()
         with self._waiting_lock:
             self._waiting.append(line)
-            if loop is None or len(self._waiting) >= MAX_WAITING_LINES:
+            if len(self._waiting) >= MAX_WAITING_LINES:
                 self.flush()
-            elif self._writer is not loop:
-                self._writer = loop
-                loop.call_soon(self.flush)
+            elif not self._has_writer():
+                loop = asyncio._get_running_loop()
+                if loop is None:
+                    self.flush()
+                else:
+                    self._writer, self._writer_thread = loop, threading.get_ident()
+                    loop.call_soon(self.flush)
+
+    def _has_writer(self) -> bool:
+        """Return True if this thread's event loop is going to write the waiting lines.
+
+        Asking for the running loop takes as long as making the line, so that only the first line of a turn does.
+        """
+        writer = self._writer
+        return writer is not None and self._writer_thread == threading.get_ident() and not writer.is_closed()
 
     def flush(self) -> None:
         """Write the lines that wait. A stream that cannot be written, such as a closed pipe, changes nothing."""

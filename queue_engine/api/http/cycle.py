@@ -8,6 +8,8 @@ both do nothing, and the caller uses the messages.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from starlette.types import Receive, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
@@ -38,7 +40,7 @@ class Cycle(RequestResponseCycle):
             return False
         self.response_started = self.response_complete = True
         self.waiting_for_100_continue = False
-        common = b"".join([b"%b: %b\r\n" % header for header in self.default_headers])
+        common = _lines_of(tuple(self.default_headers))
         end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
         if self.scope["method"] == "HEAD":
             body = b""
@@ -52,6 +54,12 @@ class Cycle(RequestResponseCycle):
             self.transport.close()
         self.on_response()
         return True
+
+
+@lru_cache(maxsize=8)
+def _lines_of(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """Return the lines of headers that are the same for all responses of a second."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 def arrived_body(receive: Receive) -> bytes | None:
