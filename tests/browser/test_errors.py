@@ -1,4 +1,4 @@
-"""Groups of errors in the console: found, shown and retried."""
+"""Groups of errors in the console: found, shown and retried. Saved views of tasks."""
 
 import pytest
 
@@ -49,3 +49,19 @@ def test_all_tasks_of_an_error_are_retried(operator: Visitor, engine: Up, endpoi
     begun = call(engine, "GET", f"/serverless/{endpoint}/operations")["items"][0]
     assert (begun["action"], list(begun["filter"])) == ("retry", ["errorSignature"])
     assert "no model #" in begun["filter"]["errorSignature"]
+
+
+def test_a_view_is_saved_opened_and_removed(operator: Visitor, endpoint: str) -> None:
+    view = f"/console/tasks?endpoint={endpoint}&status=FAILED&errorContains=no+model"
+    operator.open(view)
+    operator.click("Save view")
+    operator.page.get_by_label("Name of the view").fill("<b>No model</b>")
+    operator.page.keyboard.press("Enter")
+    operator.page.get_by_role("button", name="Remove saved view").wait_for()
+    operator.open(f"/console/tasks?endpoint={endpoint}")
+    operator.page.get_by_label("Saved views").select_option("<b>No model</b>")
+    operator.page.wait_for_url(f"**{view}")
+    operator.click("Remove saved view")
+    operator.page.get_by_role("button", name="Save view").wait_for()
+    assert operator.page.get_by_label("Saved views").count() == 0
+    assert operator.reports == []

@@ -5,6 +5,7 @@ import { BulkDialog, type Order } from "../parts/bulk.tsx";
 import { Action, Card, CopyButton, Empty, ErrorNotice, Foreign, Notice, Read, Time, Title } from "../parts/common.tsx";
 import { ErrorGroups } from "../parts/errors.tsx";
 import { FilterField } from "../parts/filter-field.tsx";
+import { SavedViews } from "../parts/saved-views.tsx";
 import { DeliveryState, TaskState } from "../parts/shapes.tsx";
 import { type Filters, queryOf, type View, viewOf } from "../filters.ts";
 import { focusedRow, moveRow, useKeys } from "../keys.ts";
@@ -66,6 +67,7 @@ function Tasks({ endpoint, view }: { endpoint: Endpoint; view: View }) {
       <Tabs view={view} counts={counts.data} />
       <div class="row">
         <FilterField filters={view.filters} change={filter} />
+        <SavedViews view={view} />
         <CopyButton text={() => location.href}>Copy link</CopyButton>
       </div>
       <Matching view={view} endpoint={endpoint} start={setOrder} />
