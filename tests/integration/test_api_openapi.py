@@ -115,6 +115,7 @@ async def _scenario(api: RunningApi) -> None:
         "webhook-secret",
         "tasks",
         "tasks/count",
+        "errors",
         "tasks?cursor=",
         "tasks/export",
         "tasks/a",
