@@ -61,8 +61,10 @@ export function focusedRow(): string | null {
   return document.activeElement?.closest("tr[data-row]")?.getAttribute("data-row") ?? null;
 }
 
+/** The first link of each row. Where rows can be selected, those are meant and not the rows of other tables. */
 function rowLinks(): HTMLElement[] {
-  return [...document.querySelectorAll<HTMLElement>("main tr a")].filter((one) => one === one.closest("tr")?.querySelector("a"));
+  const rows = document.querySelector("main tr[data-row]") === null ? "main tr" : "main tr[data-row]";
+  return [...document.querySelectorAll<HTMLElement>(`${rows} a`)].filter((one) => one === one.closest("tr")?.querySelector("a"));
 }
 
 function isTyping(target: EventTarget | null): boolean {
