@@ -20,7 +20,8 @@ def follow_events(
     topics: Annotated[
         list[str],
         typer.Argument(
-            metavar="TOPIC...", help="overview, or as in endpoint:7, task:7:hello_1, log:7:7-91aa2c and bulk:7:3f0a"
+            metavar="TOPIC...",
+            help="overview, or as in endpoint:7, task:7:hello_1, log:7:7-91aa2c, logs:7 and bulk:7:3f0a",
         ),
     ],
 ) -> None:

@@ -16,6 +16,14 @@ class Place(NamedTuple):
     offset: int
 
 
+class EndpointPlace(NamedTuple):
+    """Position of a line in the logs of all workers of an endpoint, which are merged by time. Compared as a triple."""
+
+    time_ms: int
+    offset: int
+    worker_id: str
+
+
 @dataclass(frozen=True)
 class LogLine:
     """A line that a container wrote."""
@@ -51,3 +59,24 @@ class LogPage:
     """True if there may be more lines now. False if there were none at the time of reading; new lines may follow."""
     next: Place | None
     """The next page starts after this place. None if no line was read."""
+
+
+@dataclass(frozen=True)
+class EndpointLogLine:
+    """A line that the container of a worker wrote."""
+
+    place: EndpointPlace
+    text: str
+
+
+@dataclass(frozen=True)
+class EndpointLogPage:
+    """Some lines of the workers of an endpoint, in the direction of reading."""
+
+    lines: tuple[EndpointLogLine, ...]
+    has_more: bool
+    """True if there may be more lines now."""
+    next: EndpointPlace | None
+    """The next page starts after this place. None if no line was read."""
+    is_complete: bool
+    """False if the endpoint has more logs than are merged, so that those with the oldest last lines are left out."""

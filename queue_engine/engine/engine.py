@@ -81,7 +81,7 @@ class Engine:
         self.deliveries = Deliveries(store.tasks, store.deliveries, store.given_up, store.recoveries, self.audit)
         self.workers = Workers(store.endpoints, store.workers, self.audit)
         self.destinations = DestinationNotes(store.standings, self.audit)
-        self.queries = Queries(store.tasks, store.workers, store.logs)
+        self.queries = Queries(store.tasks, store.workers, store.logs, store.endpoint_logs)
         self.waiting = WaitingReasons(
             store.tasks,
             store.workers,

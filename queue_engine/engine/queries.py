@@ -7,12 +7,13 @@ from dataclasses import replace
 
 from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.errors import NotFound, Resource
-from queue_engine.domain.logs import LogPage, LogQuery
+from queue_engine.domain.logs import EndpointLogPage, EndpointPlace, LogPage, LogQuery
 from queue_engine.domain.principals import Principal
 from queue_engine.domain.tasks import Attempt, LongText, LongTexts, Task, TaskPage, TaskStatus
 from queue_engine.domain.workers import Worker, WorkerStatus
 from queue_engine.engine.access import check_sees, check_sees_task
 from queue_engine.engine.patience import from_store
+from queue_engine.store.endpoint_logs import EndpointLogs
 from queue_engine.store.logs import LogStore
 from queue_engine.store.tasks import TaskStore
 from queue_engine.store.workers import WorkerStore
@@ -27,10 +28,11 @@ class Queries:
     Ids of tasks and workers have the form of an id.
     """
 
-    def __init__(self, tasks: TaskStore, workers: WorkerStore, logs: LogStore) -> None:
+    def __init__(self, tasks: TaskStore, workers: WorkerStore, logs: LogStore, endpoint_logs: EndpointLogs) -> None:
         self._tasks = tasks
         self._workers = workers
         self._logs = logs
+        self._endpoint_logs = endpoint_logs
 
     async def tasks(
         self, principal: Principal, endpoint: Endpoint, status: TaskStatus | None, *, page: int, size: int
@@ -82,6 +84,13 @@ class Queries:
         if page is None:
             raise NotFound(Resource.WORKER)
         return page
+
+    async def endpoint_log(
+        self, principal: Principal, endpoint: Endpoint, query: LogQuery, after: EndpointPlace | None
+    ) -> EndpointLogPage:
+        """Return the next lines of the endpoint's workers that match the query, merged by time."""
+        check_sees(principal, endpoint)
+        return await from_store(self._endpoint_logs.page(endpoint.endpoint_id, query, after))
 
 
 def _patient(texts: LongTexts) -> LongTexts:

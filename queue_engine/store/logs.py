@@ -81,7 +81,7 @@ class LogStore:
         """Return the last lines, newest first, each after the id of the batch that ends with it or an empty text."""
         key = self._partitions.of(endpoint_id).log(worker_id)
         entries = await self._redis.xrevrange(key, count=count)
-        return [(fields.get(b"b", b"").decode(), _line(place, fields).text) for place, fields in entries]
+        return [(fields.get(b"b", b"").decode(), line_of(place, fields).text) for place, fields in entries]
 
     async def page(self, endpoint_id: str, worker_id: str, query: LogQuery) -> LogPage | None:
         """Return the next page of lines that match the query; None when the worker is unknown.
@@ -149,19 +149,19 @@ class LogStore:
         if (query.end_ms is not None and query.end_ms < 0) or (query.backward and last == (0, 0)):
             return []  # there are no places before 0-0, and the store refuses such ranges
         key = self._partitions.of(endpoint_id).log(worker_id)
-        low, high = _bounds(query, last)
+        low, high = bounds_of(query, last)
         if query.backward:
             entries = await self._redis.xrevrange(key, max=high, min=low, count=count)
         else:
             entries = await self._redis.xrange(key, min=low, max=high, count=count)
-        return [_line(entry_id, fields) for entry_id, fields in entries]
+        return [line_of(entry_id, fields) for entry_id, fields in entries]
 
     async def _is_known(self, endpoint_id: str, worker_id: str) -> bool:
         keys = self._partitions.of(endpoint_id)
         return bool(await self._redis.exists(keys.log(worker_id), keys.worker(worker_id)))
 
 
-def _bounds(query: LogQuery, last: Place | None) -> tuple[str, str]:
+def bounds_of(query: LogQuery, last: Place | None) -> tuple[str, str]:
     """Return the range of entry ids for XRANGE; `(` excludes the place itself."""
     low = "-" if query.start_ms is None else str(max(0, query.start_ms))
     high = "+" if query.end_ms is None else str(query.end_ms)
@@ -173,6 +173,6 @@ def _bounds(query: LogQuery, last: Place | None) -> tuple[str, str]:
     return beyond if query.start_ms is None or last.time_ms >= query.start_ms else low, high
 
 
-def _line(entry_id: bytes, fields: dict[bytes, Any]) -> LogLine:
+def line_of(entry_id: bytes, fields: dict[bytes, Any]) -> LogLine:
     time_ms, _, offset = entry_id.partition(b"-")
     return LogLine(Place(int(time_ms), int(offset)), fields[b"l"].decode("utf-8", "replace"))

@@ -30,6 +30,7 @@ from queue_engine.store.codec import AgentSpecs, TaskSpecs
 from queue_engine.store.credentials import CredentialStore
 from queue_engine.store.deletions import DeletionStore
 from queue_engine.store.deliveries import DeliveryStore
+from queue_engine.store.endpoint_logs import EndpointLogs
 from queue_engine.store.endpoints import EndpointStore
 from queue_engine.store.failures import FailureIndex
 from queue_engine.store.given_up import GivenUpBuild, GivenUpIndex
@@ -179,6 +180,7 @@ class Store:
         self.platform_note = PlatformNote(self.redis)
         self.standings = StandingStore(self.redis)
         self.logs = LogStore(self._logs, self._scripts_over(self._logs), self.partitions)
+        self.endpoint_logs = EndpointLogs(self._logs, self.partitions, self.now_ms)
         self.header_sealing = HeaderSealing(self.redis, self.tasks)
         self.processes = Processes(self.redis, self.data_format)
         self.cancel_requests = CancelRequests(self._blocking)

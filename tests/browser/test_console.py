@@ -510,6 +510,7 @@ class TestEverybody:
             "endpoint": f"/console/endpoints/{endpoint}",
             "settings": f"/console/endpoints/{endpoint}/settings",
             "deliveries": f"/console/endpoints/{endpoint}/deliveries",
+            "logs": f"/console/endpoints/{endpoint}/logs",
             "destinations": "/console/deliveries",
             "destination": "/console/deliveries/http:127.0.0.1:9",
             "tasks": f"/console/tasks?endpoint={endpoint}",

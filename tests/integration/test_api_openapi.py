@@ -220,6 +220,9 @@ async def _workers_scenario(api: RunningApi) -> None:
     for name in ("w-1", "w-2"):
         await api.store.workers.put(endpoint_id, name, managed=True)
     await api.client.get("/v2/workers")
+    await api.store.logs.append(endpoint_id, "w-1", "batch", ["line"], retention_ms=60_000)
+    for query in ("", "?cursor=1-0-w-1", "?cursor=wrong"):
+        await api.client.get(f"/v2/serverless/{endpoint_id}/logs{query}")
     await api.client.get("/v2/workers", params={"cursor": "wrong"})
     for path in ("w-1/restart", "w-2/drain", "none/drain"):
         await api.client.post(f"/v2/serverless/{endpoint_id}/workers/{path}")

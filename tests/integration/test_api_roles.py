@@ -52,7 +52,7 @@ ROLES: dict[str, set[Role]] = {
     **dict.fromkeys(("list_workers", "list_all_workers"), VIEWERS),
     **dict.fromkeys(("restart_worker", "drain_worker"), OPERATING),
     **dict.fromkeys(("get_webhook_secret", "rotate_webhook_secret"), ADMINS),
-    "get_logs": VIEWERS,
+    **dict.fromkeys(("get_logs", "get_endpoint_logs"), VIEWERS),
     "list_credentials": VIEWERS,
     "get_credential": VIEWERS,
     **dict.fromkeys(("create_credential", "update_credential", "delete_credential"), ADMINS),

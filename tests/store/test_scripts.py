@@ -40,7 +40,7 @@ NEW_WORK = {
 
 DURABLE = {
     *("enqueue", "finish", "retry", "cancel", "rerun", "delete_task", "settle_delivery", "settle_event", "mark"),
-    *("create_endpoint", "note_endpoint", "update_endpoint", "set_desired_state", "set_paused"),
+    *("create_endpoint", "note_endpoint", "update_endpoint", "set_desired_state", "set_paused", "stop_worker"),
     *("create_credential", "update_credential", "delete_credential"),
     *("put_api_key", "create_api_key", "rotate_api_key", "revoke_api_key"),
     *("create_agent_token", "revoke_agent_token"),

@@ -20,14 +20,14 @@ from queue_engine.api.http.responses import Headers
 from queue_engine.api.http.services import CONSOLE, Services
 from queue_engine.api.v2.delivery_views import ledger_view
 from queue_engine.api.v2.endpoint_views import endpoint_detail_view, endpoint_view, worker_view
-from queue_engine.api.v2.log_views import log_page_view
+from queue_engine.api.v2.log_views import endpoint_log_page_view, log_cursor, log_page_view
 from queue_engine.api.v2.task_operations import operation_view
 from queue_engine.api.v2.task_views import attempts_view, task_counts_view, task_detail_view
 from queue_engine.domain.catalogue import Catalogue
 from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.errors import Forbidden, InvalidRequest, StoreUnavailable, Unauthorized
 from queue_engine.domain.ids import is_endpoint_id, is_task_id, is_worker_id
-from queue_engine.domain.logs import LogPage, LogQuery, Place
+from queue_engine.domain.logs import EndpointLogPage, EndpointPlace, LogPage, LogQuery, Place
 from queue_engine.domain.principals import Principal, Right
 from queue_engine.domain.task_operations import is_operation_id
 from queue_engine.domain.tasks import DeliveryStatus, Task
@@ -50,9 +50,13 @@ STOPS = "the server is shutting down"
 _NOT_KEPT: Headers = ((b"x-accel-buffering", b"no"),)
 """nginx passes on what it gets."""
 _RULE = (
-    "must be one or more of overview, endpoint:ID, task:ID:TASK, log:ID:WORKER, bulk:ID:OPERATION, separated by commas"
+    "must be one or more of overview, endpoint:ID, task:ID:TASK, log:ID:WORKER, logs:ID, bulk:ID:OPERATION, separated "
+    "by commas"
 )
-_TOPIC = "(?:overview|endpoint:[0-9]+|task:[0-9]+:[A-Za-z0-9_]+|log:[0-9]+:[A-Za-z0-9_-]+|bulk:[0-9]+:[A-Za-z0-9_]+)"
+_TOPIC = (
+    "(?:overview|(?:endpoint|logs):[0-9]+|task:[0-9]+:[A-Za-z0-9_]+|log:[0-9]+:[A-Za-z0-9_-]+|"
+    "bulk:[0-9]+:[A-Za-z0-9_]+)"
+)
 _COMMENT = b":\n\n"
 
 
@@ -98,12 +102,13 @@ class EventRoutes:
         `overview` has the endpoints of the tenant, `endpoint` an endpoint with its counts and workers, `task` a task
         without input and output, with its attempts and deliveries, and `bulk` an operation. `log` has the lines that
         are added: those after the place `after`, up to the place `next`; a client that is at another place reads the
-        lines in between from the log. The last event is `bye`, with the reason. A comment is sent in quiet times.
+        lines in between from the log. `logs` is the same for all workers of an endpoint, with cursors as places. The
+        last event is `bye`, with the reason. A comment is sent in quiet times.
         """
         principal = await self._services.admit(request)
         topics = topics_in(Query(request).one("topics"))
         hidden = self._services.hides_payloads(request.scope)
-        if any(one.kind == "log" for one in topics):
+        if any(one.kind in ("log", "logs") for one in topics):
             self._services.check_shows_payloads(request.scope)
         wanted = {self._key(principal, one, hidden): self._source(principal, one, hidden) for one in topics}
         hello = _event("hello", {"time": await self._engine.now_ms(), "topics": [one.name for one in topics]})
@@ -264,8 +269,35 @@ class _Log(_Source):
         return self._event({"after": _place_view(after), "lines": lines, "next": _place_view(self._place)})
 
 
+class _EndpointLog(_Source):
+    """The lines that are added to the logs of an endpoint. Its first event has the place of the newest line."""
+
+    _place: EndpointPlace | None = None
+    _is_found = False
+
+    async def read(self) -> State | None:
+        endpoint = await self._endpoint()
+        if not self._is_found:
+            newest = await self._read(endpoint, LogQuery(1, backward=True), None)
+            self._is_found, self._place = True, newest.next
+            first = self._lines_event(self._place, None)
+            return State(first, first)
+        page = await self._read(endpoint, LogQuery(LOG_LINES), self._place)
+        if not page.lines:
+            return None
+        before, self._place = self._place, page.lines[-1].place
+        return State(self._lines_event(before, page), self._lines_event(self._place, None))
+
+    async def _read(self, endpoint: Endpoint, query: LogQuery, after: EndpointPlace | None) -> EndpointLogPage:
+        return await self._engine.queries.endpoint_log(self._principal, endpoint, query, after)
+
+    def _lines_event(self, after: EndpointPlace | None, page: EndpointLogPage | None) -> bytes:
+        lines = [] if page is None else endpoint_log_page_view(page)["logs"]
+        return self._event({"after": log_cursor(after), "lines": lines, "next": log_cursor(self._place)})
+
+
 _KINDS: Mapping[str, type[_Source]] = {
-    "overview": _Overview, "endpoint": _Endpoint, "task": _Task, "log": _Log, "bulk": _Operation,
+    "overview": _Overview, "endpoint": _Endpoint, "task": _Task, "log": _Log, "logs": _EndpointLog, "bulk": _Operation,
 }  # fmt: skip
 _PARTS: Mapping[str, Callable[[str], bool]] = {
     "task": is_task_id, "log": is_worker_id, "bulk": is_operation_id,
@@ -287,7 +319,7 @@ def _topic(name: str) -> Topic:
     kind, *ids = name.split(":")
     if kind == "overview" and not ids:
         return Topic(name, kind)
-    if kind == "endpoint" and len(ids) == 1 and is_endpoint_id(ids[0]):
+    if kind in ("endpoint", "logs") and len(ids) == 1 and is_endpoint_id(ids[0]):
         return Topic(name, kind, ids[0])
     if kind in _PARTS and len(ids) == 2 and is_endpoint_id(ids[0]) and _PARTS[kind](ids[1]):
         return Topic(name, kind, ids[0], ids[1])

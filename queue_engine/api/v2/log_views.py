@@ -8,7 +8,7 @@ from pydantic import Field
 
 from queue_engine.api.http.envelope import View
 from queue_engine.api.v2.times import iso_utc
-from queue_engine.domain.logs import LogPage
+from queue_engine.domain.logs import EndpointLogPage, EndpointPlace, LogPage
 
 
 class LogLineView(View):
@@ -43,3 +43,43 @@ def log_page_view(page: LogPage) -> dict[str, Any]:
         "nextSearchAfterTime": str(page.next.time_ms) if page.next else None,
         "nextSearchAfterOffset": str(page.next.offset) if page.next else None,
     }
+
+
+class EndpointLogLineView(LogLineView):
+    """A line that the container of a worker wrote."""
+
+    worker_id: str = Field(description="Id of the worker")
+
+
+class EndpointLogPageView(View):
+    """A page of the lines of an endpoint's workers, in the requested direction."""
+
+    logs: list[EndpointLogLineView] = Field(description="The lines")
+    has_more: bool = Field(description="True if more lines may exist now. A short page may be followed by others")
+    next_cursor: str | None = Field(description="`cursor` of the next page; null: no line was read yet")
+    complete: bool = Field(
+        description="False if the endpoint has more than 100 logs: those that were written last are merged"
+    )
+
+
+def endpoint_log_page_view(page: EndpointLogPage) -> dict[str, Any]:
+    """Return an EndpointLogPageView."""
+    return {
+        "logs": [
+            {
+                "timestamp": iso_utc(line.place.time_ms),
+                "log": line.text,
+                "offset": line.place.offset,
+                "workerId": line.place.worker_id,
+            }
+            for line in page.lines
+        ],
+        "hasMore": page.has_more,
+        "nextCursor": log_cursor(page.next),
+        "complete": page.is_complete,
+    }
+
+
+def log_cursor(place: EndpointPlace | None) -> str | None:
+    """Return the cursor behind a place."""
+    return None if place is None else f"{place.time_ms}-{place.offset}-{place.worker_id}"

@@ -1,4 +1,4 @@
-"""`/v2/serverless/{id}/workers/{workerId}/logs`: the output of a worker's container."""
+"""`/v2/serverless/{id}/workers/{workerId}/logs` and `…/{id}/logs`: the output of workers' containers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from queue_engine.api.http.queries import Query
 from queue_engine.api.http.responses import Response, success
 from queue_engine.api.http.services import Services, worker_id_in
 from queue_engine.api.v2.endpoints import ENDPOINT_ID
-from queue_engine.api.v2.log_views import LogPageView, log_page_view
+from queue_engine.api.v2.log_views import EndpointLogPageView, LogPageView, endpoint_log_page_view, log_page_view
 from queue_engine.api.v2.times import epoch_ms
 from queue_engine.domain.errors import InvalidRequest
-from queue_engine.domain.logs import LogQuery, Place
+from queue_engine.domain.logs import EndpointPlace, LogQuery, Place
 from queue_engine.domain.principals import Right
 
 TAG = "endpoints"
@@ -26,7 +26,10 @@ MAX_PAGE_SIZE = 1000
 MAX_KEYWORD_CHARACTERS = 255
 MAX_TOKEN = 2**63 - 1
 
+TOKENS = frozenset({"searchAfterTime", "searchAfterOffset"})
+
 _TOKEN = re.compile(r"[0-9]{1,19}")
+_CURSOR = "^([0-9]{1,19})-([0-9]{1,19})-([A-Za-z0-9][A-Za-z0-9_-]{0,62})$"
 
 WORKER_ID = in_path("workerId", "Id of a worker", {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"})
 
@@ -52,6 +55,16 @@ class LogRoutes:
                 summary="Read the log of a worker's container", tag=TAG, response=Success[LogPageView],
                 parameters=[ENDPOINT_ID, WORKER_ID, *_log_parameters()], failures=(400, 401, 404, 429, 503),
             ),
+            Operation(
+                "GET", "/v2/serverless/{id}/logs", self.get_endpoint_logs, right=Right.VIEW,
+                summary="Read the logs of all workers of an endpoint, merged by time", tag=TAG,
+                response=Success[EndpointLogPageView],
+                parameters=[
+                    ENDPOINT_ID, *(one for one in _log_parameters() if one["name"] not in TOKENS),
+                    in_query("cursor", "`nextCursor` of the previous page", {"type": "string", "pattern": _CURSOR}),
+                ],
+                failures=(400, 401, 404, 429, 503),
+            ),
         ]  # fmt: skip
 
     async def get_logs(self, request: Request) -> Response:
@@ -66,6 +79,18 @@ class LogRoutes:
         query = log_query(Query(request))
         page = await self._services.engine.queries.log(principal, endpoint, worker_id_in(request), query)
         return success(log_page_view(page))
+
+    async def get_endpoint_logs(self, request: Request) -> Response:
+        """Pass the cursor of a page to get the next page. When `hasMore` is false, the same cursor returns the lines
+        that are added later. Ended workers are included while their logs are kept.
+        """
+        principal = await self._services.admit(request)
+        self._services.check_shows_payloads(request.scope)
+        endpoint = await self._services.endpoint(request, principal)
+        given = Query(request)
+        query, after = log_query(given), _endpoint_place(given)
+        page = await self._services.engine.queries.endpoint_log(principal, endpoint, query, after)
+        return success(endpoint_log_page_view(page))
 
 
 def log_query(given: Query) -> LogQuery:
@@ -104,6 +129,16 @@ def _search_after(given: Query) -> Place | None:
     if offset is None:
         raise InvalidRequest("searchAfterOffset", "is required with searchAfterTime")
     return Place(time_ms, offset)
+
+
+def _endpoint_place(given: Query) -> EndpointPlace | None:
+    cursor = given.one("cursor")
+    if cursor is None:
+        return None
+    found = re.fullmatch(_CURSOR, cursor)
+    if found is None or max(int(found[1]), int(found[2])) > MAX_TOKEN:
+        raise InvalidRequest("cursor", "must be the nextCursor of a page, unchanged")
+    return EndpointPlace(int(found[1]), int(found[2]), found[3])
 
 
 def _token(given: Query, name: str) -> int | None:

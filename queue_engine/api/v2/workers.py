@@ -37,7 +37,7 @@ class WorkersPageView(View):
     """Workers of some endpoints."""
 
     items: list[ListedWorkerView] = Field(description="The workers, those of the newest endpoint first")
-    next_cursor: str | None = Field(description="`cursor` of the next page; null: there are no more endpoints")
+    next_cursor: str | None = Field(description="`cursor` of the next page; null on the last page")
 
 
 class WorkerRoutes:

@@ -2,6 +2,7 @@ import { useLocation } from "preact-iso";
 import { useState } from "preact/hooks";
 import { type Counts, type Endpoint, get, type Schemas, send, type Worker } from "../api.ts";
 import { Action, Card, Confirm, Empty, Foreign, Notice, Read, Title, useActions } from "../parts/common.tsx";
+import { EndpointLog } from "../parts/endpoint-log.tsx";
 import { GivenUpDeliveries } from "../parts/given-up.tsx";
 import { ErrorGroups } from "../parts/errors.tsx";
 import { PlatformState, State } from "../parts/shapes.tsx";
@@ -12,7 +13,7 @@ import { BASE, viewUrl } from "../place.ts";
 import { usePolled } from "../polled.ts";
 import { countText } from "../times.ts";
 
-const TABS = ["overview", "workers", "deliveries", "settings"] as const;
+const TABS = ["overview", "workers", "deliveries", "logs", "settings"] as const;
 
 type Detail = Schemas["EndpointDetailView"];
 
@@ -56,6 +57,7 @@ function Tab({ name, ...known }: Known & { name: string }) {
     case "overview": return <Overview {...known} />;
     case "workers": return <WorkersTable endpoint={known.endpoint} workers={known.workers} />;
     case "deliveries": return <GivenUpDeliveries endpoint={known.endpoint} />;
+    case "logs": return <EndpointLog endpoint={known.endpoint} />;
     case "settings": return <Settings endpoint={known.endpoint} />;
     default: return <Empty>No such view: the endpoint has none of this name. <a href={viewUrl("endpoints", known.endpoint.id)}>Overview</a></Empty>;
   }

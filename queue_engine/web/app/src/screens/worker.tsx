@@ -1,20 +1,19 @@
 import { useLocation } from "preact-iso";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { ApiError, type Endpoint, get, type Schemas, send, type Worker } from "../api.ts";
 import { Action, Card, Confirm, Empty, ErrorNotice, Foreign, Read, Time, Title, useActions } from "../parts/common.tsx";
+import { LogLines, MAX_LINES } from "../parts/log-lines.tsx";
 import { PlatformState } from "../parts/shapes.tsx";
 import { follow, isLive } from "../events.ts";
 import { NEVER } from "../parts/payload.tsx";
 import { PAYLOADS, viewUrl } from "../place.ts";
 import { usePolled } from "../polled.ts";
-import { isPaused, now, zone } from "../state.ts";
-import { agoText, timeText } from "../times.ts";
+import { isPaused, now } from "../state.ts";
+import { agoText } from "../times.ts";
 
 type Line = Schemas["LogLineView"];
 type LogPage = Schemas["LogPageView"];
 
-/** Lines that the page keeps. Older ones are left out first. */
-const MAX_LINES = 5000;
 const PAGE = 500;
 const FOLLOW_MS = 1500;
 
@@ -75,10 +74,6 @@ function Log({ endpoint, worker }: { endpoint: string; worker: string }) {
   const [keyword, setKeyword] = useState("");
   const [follows, setFollows] = useState(query["to"] === undefined);
   const log = useLog(endpoint, worker, { from: query["from"], to: query["to"], keyword, follows });
-  const end = useRef<HTMLPreElement>(null);
-  useEffect(() => {
-    if (follows && end.current) end.current.scrollTop = end.current.scrollHeight;
-  }, [log.lines, follows]);
   const part = query["from"] === undefined ? null : <a class="btn" href={viewUrl("workers", endpoint, worker)}>Whole log</a>;
   const tools = (
     <>
@@ -93,11 +88,7 @@ function Log({ endpoint, worker }: { endpoint: string; worker: string }) {
     <Card id="log" title="Log" aside={tools}>
       {log.error ? <ErrorNotice error={log.error} /> : null}
       {log.left ? <div class="body muted">Only the newest {MAX_LINES} lines are kept here.</div> : null}
-      {log.lines.length === 0 ? <Empty>{log.isRead ? (keyword ? "No line has this text." : "The container has written nothing.") : "Reading …"}</Empty> : (
-        <pre class="log" tabIndex={0} ref={end} aria-label="Lines of the log">
-          {log.lines.map((line) => <div key={`${line.timestamp} ${line.offset}`}><span class="t" title={line.timestamp}>{timeText(Date.parse(line.timestamp), zone.value, now.value)}</span> <Foreign text={line.log} limit={5000} /></div>)}
-        </pre>
-      )}
+      {log.lines.length === 0 ? <Empty>{log.isRead ? (keyword ? "No line has this text." : "The container has written nothing.") : "Reading …"}</Empty> : <LogLines lines={log.lines} follows={follows} />}
     </Card>
   );
 }
