@@ -14,7 +14,7 @@ from queue_engine.engine.access import check_sees
 from queue_engine.engine.patience import from_store
 from queue_engine.store.failures import FailureIndex
 
-KEPT_SECONDS = 5.0
+KEPT_SECONDS = 10.0
 """Time for which groups are returned again, because many clients may look at the same failures after an incident."""
 MAX_KEPT = 64
 """Limit of the results that are kept. Each has 20 groups at most."""

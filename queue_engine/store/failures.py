@@ -15,7 +15,7 @@ from queue_engine.store.calls import Scripts
 from queue_engine.store.keys import EndpointKeys, Partitions
 from queue_engine.store.task_scan import CLOCK_STEP_MS
 
-PIECE = 50
+PIECE = 25
 """Number of failures that a script reads, so that no call holds the server for long."""
 
 _Entry = tuple[bytes, Mapping[bytes, bytes]]

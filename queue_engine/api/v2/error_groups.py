@@ -45,7 +45,7 @@ class ErrorGroupsView(View):
     complete: bool = Field(description="False if the period has older failures that were not looked at")
     from_: int = Field(alias="from", description="Begin of the period of `overTime`")
     to: int = Field(description="End of the period of `overTime`")
-    as_of: int = Field(description="Time of the result, which is returned again for 5 seconds")
+    as_of: int = Field(description="Time of the result, which is returned again for 10 seconds")
 
 
 class ErrorGroupRoutes:
