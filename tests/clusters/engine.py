@@ -46,9 +46,9 @@ DEFAULT_NETWORKS = ("bridge", "podman")
 """Names of the default network, in Docker and in podman."""
 
 
-def missing() -> str | None:
-    """Return why no engine can be had here; None if one can."""
-    if os.environ.get("DOCKER_HOST"):
+def missing(*, own: bool = False) -> str | None:
+    """Return why no engine can be had here; None if one can. With `own`, DOCKER_HOST is none."""
+    if os.environ.get("DOCKER_HOST") and not own:
         return None
     lacking = [name for name in NEEDED if shutil.which(name) is None]
     if lacking:
@@ -59,10 +59,17 @@ def missing() -> str | None:
 class ContainerEngine:
     """An engine. `start` and `stop` also serve to restart it; containers of podman go on without its service."""
 
-    def __init__(self) -> None:
-        self.given = os.environ.get("DOCKER_HOST")
+    def __init__(self, *, disk_mb: int | None = None) -> None:
+        """With `disk_mb` it is one of the tests' own, whose containers and images have a disk of this size."""
+        self.given = os.environ.get("DOCKER_HOST") if disk_mb is None else None
         # Short, because the path of a socket is limited.
         self._folder = Path(tempfile.mkdtemp(prefix="qe-engine-", dir="/tmp"))
+        self.storage = self._folder / "root"
+        """The folder of podman with the containers and the images."""
+        if disk_mb is not None:
+            self.storage.mkdir()
+            mounting = ["mount", "-t", "tmpfs", "-o", f"size={disk_mb}m,mode=0700", "tmpfs", str(self.storage)]
+            subprocess.run(mounting, check=True, capture_output=True)
         self._process: subprocess.Popen[bytes] | None = None
         self.registry_port = free_port()
         """The port of a registry without TLS that the engine may use."""
@@ -205,10 +212,9 @@ class ContainerEngine:
 
     def folders(self) -> frozenset[str]:
         """Return the folders of containers and layers in the storage of podman; none of an engine that was given."""
-        storage = self._folder / "root"
         kinds = ("overlay", "overlay/l", "overlay-containers", "vfs/dir", "vfs-containers", "volumes")
         return frozenset(
-            str(path) for kind in kinds if (storage / kind).is_dir() for path in (storage / kind).iterdir()
+            str(path) for kind in kinds if (self.storage / kind).is_dir() for path in (self.storage / kind).iterdir()
         )
 
     def inspect(self, container: str) -> dict[str, Any]:
@@ -258,7 +264,7 @@ class ContainerEngine:
 
     def _podman(self, *words: str) -> list[str]:
         folder = self._folder
-        places = ("--root", f"{folder}/root", "--runroot", f"{folder}/run", "--tmpdir", f"{folder}/tmp")
+        places = ("--root", str(self.storage), "--runroot", f"{folder}/run", "--tmpdir", f"{folder}/tmp")
         return ["podman", *places, "--events-backend", "file", *words]
 
     def _environment(self) -> dict[str, str]:

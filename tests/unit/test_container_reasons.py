@@ -65,6 +65,10 @@ def described(status: str, memory: int = 0, part: Part = Part.MAIN, **state: Any
             described("exited", ExitCode=128, Error='could not select device driver "nvidia"'),
             'the container cannot be started, because a device is missing: could not select device driver "nvidia"',
         ),
+        (
+            described("created", Error="mkdir /var/lib/x: no space left on device"),
+            "the container cannot be started, because the disk is full: mkdir /var/lib/x: no space left on device",
+        ),
     ],
 )
 def test_the_end_of_a_container_has_a_reason(description: dict[str, Any], reason: str) -> None:

@@ -27,6 +27,7 @@ _NOT_FOUND = 127
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?\s?(Z|[+-]\d\d:?\d\d)")
 _REFUSALS = ("unauthorized", "authentication required", "denied", "forbidden", "status 401", "status 403")
 _ABSENCES = ("not found", "manifest unknown", "name unknown", "does not exist", "status 404", "no such image")
+_FULL_DISKS = ("no space left", "disk quota")
 _MISSING_COMMANDS = ("executable file not found", "no such file or directory", "not found in $path")
 _MISSING_DEVICES = (
     "could not select device driver",
@@ -74,9 +75,16 @@ def explain(description: Mapping[str, Any], part: Part) -> Explanation:
     return Explanation(Phase.STARTING)
 
 
+def is_disk_full(message: str) -> bool:
+    """Return True if the engine has failed for lack of space on its disk."""
+    return any(one in message.lower() for one in _FULL_DISKS)
+
+
 def explain_start_error(message: str, part: Part) -> str:
     """Return the reason of a container that the engine could not start."""
     lower = message.lower()
+    if is_disk_full(message):
+        return f"{_what(part)} cannot be started, because the disk is full: {short(message)}"
     if any(one in lower for one in _MISSING_DEVICES):
         return f"{_what(part)} cannot be started, because a device is missing: {short(message)}"
     if "exec" in lower and any(one in lower for one in _MISSING_COMMANDS):
@@ -88,7 +96,7 @@ def explain_failed_pull(message: str, *, has_credential: bool) -> StartFailed:
     """Return the error for a pull that failed with the engine's message."""
     lower = message.lower()
     shown = short(message)
-    if "no space left" in lower or "disk quota" in lower:
+    if is_disk_full(message):
         return StartFailed(f"the image cannot be pulled, because the disk is full: {shown}", retry_helps=True)
     refused, absent = (any(one in lower for one in words) for words in (_REFUSALS, _ABSENCES))
     if refused and absent:  # Docker Hub does not distinguish them

@@ -10,7 +10,7 @@ from typing import Any
 from queue_engine.aio import uncut
 from queue_engine.backends.base import BackendError, Phase, RegistryCredential, WorkerSpec
 from queue_engine.backends.docker.engine import CONFLICT, Engine, EngineError, EngineUnavailable
-from queue_engine.backends.docker.explain import Explanation, StartFailed, explain_start_error
+from queue_engine.backends.docker.explain import Explanation, StartFailed, explain_start_error, is_disk_full
 from queue_engine.backends.docker.names import INSTANCE, WORKER, Identity, Part, identity_of
 from queue_engine.backends.docker.pull import Grants, PullPolicy, ensure_image
 from queue_engine.backends.docker.specs import (
@@ -96,7 +96,8 @@ class Maker:
             try:
                 return await self._create_main(worker, spec, replace(options, sizes_disk=True))
             except EngineError as error:
-                if not any(word in str(error).lower() for word in _NO_DISK_LIMITS):
+                is_refused = any(word in str(error).lower() for word in _NO_DISK_LIMITS)
+                if not is_refused or is_disk_full(str(error)):
                     raise
                 log.warning("containerVolumeInGb is not enforced: %s", error)
                 self._sizes_disks = False
@@ -121,6 +122,8 @@ class Maker:
         except EngineError as error:
             existing = await self._engine.inspect(identity.name) if error.status == CONFLICT else None
             if existing is None or self._identity(existing["Config"].get("Labels")) != identity:
+                if is_disk_full(str(error)):
+                    raise BackendError(explain_start_error(str(error), part)) from error
                 raise
             container_id = str(existing["Id"])
         await self._watch.look_at(container_id)
