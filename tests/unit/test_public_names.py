@@ -35,6 +35,7 @@ PUBLIC = {
         "Operation",
         "OperationInfo",
         "OperationTimeout",
+        "PriorityCounts",
         "QueueFull",
         "Task",
         "TaskCancelled",
