@@ -165,6 +165,15 @@ async def test_a_mistyped_filter_alone_is_refused_because_it_would_match_all_tas
     assert refusal == f"{mistyped}: is not a parameter of this request; did you mean {meant}?"
 
 
+@pytest.mark.parametrize("name", ["priority", "taskId", "deliveryError", "headers"])
+async def test_a_field_of_tasks_that_is_no_filter_is_refused_with_the_list_of_filters(
+    api: RunningApi, endpoint_id: str, name: str
+) -> None:
+    refusal = await refusal_of(api, path_of(endpoint_id), **{name: "high"})
+    assert refusal.startswith(f"{name}: is a field of tasks and not a filter; the filters are status, state, ")
+    assert refusal == await refusal_of(api, path_of(endpoint_id), pageNumber=1, **{name: "high"})
+
+
 async def test_a_cursor_is_only_for_its_list(api: RunningApi, endpoint_id: str) -> None:
     await submit_many(api, endpoint_id, 3)
     other = await api.create_endpoint(name="other")

@@ -1,4 +1,4 @@
-"""Strict query parameters: a given value must be valid. Unknown names are ignored."""
+"""Strict query parameters: a given value must be valid. A call says which names it refuses; others are ignored."""
 
 from __future__ import annotations
 

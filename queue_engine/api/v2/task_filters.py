@@ -11,6 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from queue_engine.api.http.operations import in_query
 from queue_engine.api.http.queries import Query, shown_name
+from queue_engine.api.v2.task_views import TaskDetailView
 from queue_engine.api.v2.times import epoch_ms
 from queue_engine.domain.definitions import Defined
 from queue_engine.domain.errors import InvalidRequest
@@ -19,6 +20,7 @@ from queue_engine.domain.tasks import TaskState
 
 FILTERS = {to_camel(one.asked): one for one in TASK_FILTERS}
 """The filters by their names in requests."""
+_FIELDS = frozenset(to_camel(name) for name in TaskDetailView.model_fields)
 _ONLY_BY_CURSOR = FILTERS.keys() - {"status"}
 
 
@@ -27,9 +29,14 @@ def is_cursor_list(query: Query) -> bool:
     return "cursor" in query.names or not _ONLY_BY_CURSOR.isdisjoint(query.names)
 
 
-def refuse_mistyped(query: Query, known: AbstractSet[str]) -> None:
-    """Raise InvalidRequest for a name that is probably a mistyped filter: its list would have all tasks."""
+def refuse_no_filter(query: Query, known: AbstractSet[str]) -> None:
+    """Raise InvalidRequest for a field of tasks that is no filter, and for a name that is probably a mistyped filter.
+
+    Their list would have all tasks. Other unknown names are ignored, as the contract of the API requires it.
+    """
     query.refuse_mistyped(known | FILTERS.keys())
+    for name in sorted((query.names & _FIELDS) - known - FILTERS.keys()):
+        raise InvalidRequest(name, f"is a field of tasks and not a filter; the filters are {', '.join(FILTERS)}")
 
 
 def filters_in(query: Query) -> TaskFilters:

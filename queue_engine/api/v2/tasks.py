@@ -18,7 +18,7 @@ from queue_engine.api.v2.fields import names_of
 from queue_engine.api.v2.long_texts import sent_texts
 from queue_engine.api.v2.pages import PAGE_PARAMETERS, page_in, page_parameters
 from queue_engine.api.v2.submissions import RAW_FIELDS, SubmitTask, checked_task, traceparent_of
-from queue_engine.api.v2.task_filters import filter_parameters, is_cursor_list, refuse_mistyped
+from queue_engine.api.v2.task_filters import filter_parameters, is_cursor_list, refuse_no_filter
 from queue_engine.api.v2.task_lists import TaskLists, cursor_parameter, export_parameters
 from queue_engine.api.v2.task_views import (
     AttemptView,
@@ -156,8 +156,8 @@ class TaskRoutes:
     async def list_tasks(self, request: Request) -> Response:
         """With `cursor`, or with any filter but `status`, the list is walked by cursor: the response has `nextCursor`
         in place of page numbers. A walk over all pages has each task that matches throughout exactly once, also while
-        tasks are added and removed. An unknown parameter is an error then; without a filter, one that is similar to the
-        name of a filter.
+        tasks are added and removed. An unknown parameter is an error then. Without a filter, a field of tasks
+        that is no filter is an error, and a name that is similar to that of a filter.
 
         A request looks at 2,000 tasks at most, so that a page may have few tasks or none, and others follow.
         """
@@ -166,7 +166,7 @@ class TaskRoutes:
         query = Query(request)
         if is_cursor_list(query):
             return await self._lists.page(principal, endpoint, query, request.scope)
-        refuse_mistyped(query, PAGE_PARAMETERS | {"cursor"})
+        refuse_no_filter(query, PAGE_PARAMETERS | {"cursor"})
         status = query.choice("status", TaskStatus)
         page = page_in(query)
         tasks = await self._queries.tasks(principal, endpoint, status, page=page.number, size=page.size)
