@@ -23,8 +23,9 @@ log = logging.getLogger(__name__)
 
 MAX_TOPICS = 200
 """Limit of the topics that this process reads."""
-MAX_TOPICS_OF_TENANT = 100
-"""Limit of the topics of a tenant, so that the clients of one tenant leave room for those of others."""
+SHARE = 2
+"""A tenant may follow one part in `SHARE` of the topics that others leave. So no number of tenants uses up the room: of
+200 topics the first may follow 100, a second 50, a third 25."""
 MAX_STREAMS = 8
 """Limit of the streams of a session, or of an API key."""
 RETRY_SECONDS = 5
@@ -175,10 +176,10 @@ class Topics:
         if self._streams[holder] >= MAX_STREAMS:
             raise _full(f"a session or an API key has {MAX_STREAMS} streams of events at this server")
         new = sum(key not in self._topics for key in wanted)
-        if self._by_tenant[tenant] + new > MAX_TOPICS_OF_TENANT:
-            raise _full(f"the tenant follows {MAX_TOPICS_OF_TENANT} topics at this server")
-        if len(self._topics) + new > MAX_TOPICS:
-            raise _full(f"{MAX_TOPICS} topics are followed at this server")
+        own = self._by_tenant[tenant]
+        limit = (MAX_TOPICS - len(self._topics) + own) // SHARE
+        if new and own + new > limit:
+            raise _full(f"a tenant follows at most half of the topics that others leave at this server, now {limit}")
 
     def _topic(self, tenant: str, key: Hashable, opened: Callable[[], Source]) -> _Topic:
         topic = self._topics.get(key)

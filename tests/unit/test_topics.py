@@ -1,6 +1,7 @@
 """Topics are read while they are followed, whatever happens to one of them."""
 
 import asyncio
+from contextlib import ExitStack
 
 import pytest
 
@@ -56,3 +57,19 @@ async def test_a_source_is_closed_when_another_topic_of_the_stream_cannot_begin(
     assert source.is_closed
     with topics.following("acme", "key", {"a": lambda: Scripted(STATE)}) as follower:
         assert await follower.next(GIVE_UP_SECONDS) == [b"state"]
+
+
+async def test_tenants_that_follow_all_they_may_leave_room_for_another() -> None:
+    topics = Topics()
+
+    def wanted(tenant: str, count: int) -> Wanted:
+        return {(tenant, number): lambda: Scripted(STATE) for number in range(count)}
+
+    with ExitStack() as stack:
+        for tenant, most in (("a", 100), ("b", 50), ("c", 25), ("d", 12)):
+            rule = f"half of the topics that others leave at this server, now {most}"
+            with pytest.raises(TooManyRequests, match=rule), topics.following(tenant, tenant, wanted(tenant, most + 1)):
+                raise AssertionError("the stream has begun")
+            stack.enter_context(topics.following(tenant, tenant, wanted(tenant, most)))
+        with topics.following("a", "another client", wanted("a", 16)) as follower:  # the same topics need no room
+            assert await follower.next(GIVE_UP_SECONDS)
