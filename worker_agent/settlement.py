@@ -27,7 +27,7 @@ class Settlement:
         settled = await until_available(partial(self._sink.settle, attempt.lease, outcome), "settle")
         _count(outcome, settled, run_seconds)
         if log.isEnabledFor(logging.INFO):
-            waited_seconds = (attempt.started_at_ms - attempt.created_at_ms) / 1000
+            waited_seconds = (attempt.started_at_ms - attempt.queued_at_ms) / 1000
             facts = attempt.ids | {
                 "waited_seconds": waited_seconds,
                 "outcome": _label(outcome),

@@ -186,7 +186,7 @@ class TaskWork:
         beside this one. The slot of any other call is left while the outcome is recorded.
         """
         if held.attempt.is_first:
-            metrics.task_queue_wait.observe((held.attempt.started_at_ms - held.attempt.created_at_ms) / 1000)
+            metrics.task_queue_wait.observe((held.attempt.started_at_ms - held.attempt.queued_at_ms) / 1000)
         executed = await self._execution.run(held, task, duty)
         ends: list[Awaitable[None]] = []
         if executed.outcome is not None:

@@ -113,6 +113,7 @@ class AttemptHead(Struct, frozen=True, omit_defaults=True):
     attempt: Count
     number: Count
     created_at_ms: Count
+    """`StartedAttempt.queued_at_ms`, by the name that it has in version 1 of the protocol."""
     started_at_ms: Count
     timeout_seconds: Annotated[float, Meta(ge=0)]
     used_attempts: Count

@@ -54,7 +54,8 @@ class StartedAttempt:
     lease: Lease
     worker_id: str
     attempt: int
-    created_at_ms: int
+    queued_at_ms: int
+    """Time from which the attempt could begin: of the submission, the end of a delay or backoff, or a retry."""
     started_at_ms: int
     task: ClaimedTask | Unreadable
     budget: Budget

@@ -88,8 +88,8 @@ class Started:
     lost: int
     max_attempts: int
     timeout_seconds: float
-    created_at_ms: int
-    """Time of the submission, or the end of its delay."""
+    queued_at_ms: int
+    """Time from which the attempt could begin: of the submission, the end of a delay or backoff, or a retry."""
     started_at_ms: int
     number: int
     sealed_spec: bytes
@@ -426,7 +426,7 @@ class TaskQueue:
         word, *rest = facts
         if word != b"OK":
             return None if word == b"STALE" else ResponseError(rest[0].decode("utf-8", "replace"))
-        attempt, limit, timeout, created, started, number, length, content, lost, resets, base, busy, history = rest
+        attempt, limit, timeout, queued, started, number, length, content, lost, resets, base, busy, history = rest
         spec_length = int(length)
         return Started(
             lease=Lease(self._keys.endpoint_id, entry.task_id, entry.token),
@@ -434,7 +434,7 @@ class TaskQueue:
             lost=int(lost),
             max_attempts=int(limit),
             timeout_seconds=float(timeout),
-            created_at_ms=int(created),
+            queued_at_ms=int(queued),
             started_at_ms=int(started),
             number=int(number),
             sealed_spec=content[:spec_length],

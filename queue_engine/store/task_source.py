@@ -240,7 +240,7 @@ def _attempt(started: Started, worker_id: str, task: ClaimedTask | Unreadable) -
         lease=started.lease,
         worker_id=worker_id,
         attempt=started.attempt,
-        created_at_ms=started.created_at_ms,
+        queued_at_ms=started.queued_at_ms,
         started_at_ms=started.started_at_ms,
         task=task,
         budget=started.budget,

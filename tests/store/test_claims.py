@@ -35,7 +35,7 @@ async def test_a_start_gives_the_attempt_all_it_needs(bench: Bench) -> None:
     assert (started.attempt, started.lost, started.max_attempts) == (1, 0, 5)
     assert (task.attempt, task.timeout_seconds) == (1, 3600.0)
     assert (task.input, task.number) == (b"[1]", (await bench.task("t1")).number)
-    assert started.created_at_ms <= started.started_at_ms
+    assert started.queued_at_ms <= started.started_at_ms
     recorded = await bench.task("t1")
     assert (recorded.state, recorded.attempts) == (TaskState.RUNNING, 1)
     assert (recorded.worker_id, recorded.worker_url) == ("a1", "http://10.1.2.3:9000/run")
@@ -443,7 +443,7 @@ async def test_the_end_tells_the_times_of_the_task(bench: Bench) -> None:
     started = await bench.submit_and_start("t1", agent)
     settled = await bench.settle(agent, started, Succeeded(b"1"))
     task = await bench.task("t1")
-    assert (settled.created_at_ms, settled.started_at_ms) == (started.created_at_ms, started.started_at_ms)
+    assert (settled.created_at_ms, settled.started_at_ms) == (started.queued_at_ms, started.started_at_ms)
     assert settled.now_ms == task.finished_at_ms
 
 

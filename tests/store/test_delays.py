@@ -105,8 +105,46 @@ async def test_times_are_measured_from_the_end_of_the_delay(bench: Bench) -> Non
     due_ms = (await bench.task("t1")).run_at_ms
     await let_it_pass(bench)
     started = await bench.start(agent)
-    assert started.created_at_ms == due_ms
+    assert started.queued_at_ms == due_ms
     assert (await bench.settle(agent, started, Succeeded(b"1"))).created_at_ms == due_ms
+
+
+@pytest.mark.parametrize("again", ["backoff", "by hand", "by hand, never started"])
+async def test_the_wait_of_a_later_attempt_begins_when_it_could_run(bench: Bench, again: str) -> None:
+    agent = bench.agent()
+    await bench.submit("t1")
+    created_ms = (await bench.task("t1")).created_at_ms
+    if again == "by hand, never started":
+        await bench.store.tasks.cancel(bench.endpoint_id, "t1")
+    else:
+        first = await bench.start(agent)
+        assert first.queued_at_ms == created_ms
+        outcome = TryAgain("busy", delay_seconds=3600) if again == "backoff" else Succeeded(b"1")
+        await bench.settle(agent, first, outcome)
+    await _later_than(bench, created_ms)
+    if again == "backoff":
+        await let_it_pass(bench)
+    else:
+        assert await bench.store.tasks.rerun(bench.endpoint_id, "t1", "call") is Rerun.QUEUED
+    queued_ms = (await bench.task("t1")).updated_at_ms
+    assert created_ms < queued_ms
+    await _later_than(bench, queued_ms)
+    started = await bench.start(agent)
+    assert started.queued_at_ms == queued_ms < started.started_at_ms
+
+
+async def test_a_task_that_an_agent_released_uncalled_has_waited_since_its_submission(bench: Bench) -> None:
+    agent = bench.agent()
+    await bench.submit("t1")
+    first = await bench.start(agent)
+    await _later_than(bench, first.started_at_ms)
+    await agent.release(first.lease, called=False)
+    assert (await bench.start(agent)).queued_at_ms == (await bench.task("t1")).created_at_ms
+
+
+async def _later_than(bench: Bench, time_ms: int) -> None:
+    while await bench.probe.now_ms() <= time_ms:
+        pass
 
 
 async def test_it_can_be_cancelled_and_run_at_once_by_hand(bench: Bench) -> None:

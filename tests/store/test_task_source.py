@@ -74,7 +74,7 @@ async def test_a_task_is_claimed_started_renewed_and_settled(bench: Bench, sourc
     assert list(await source.renew([attempt.lease])) == [Renewal.OK]
     settled = await source.settle(attempt.lease, Succeeded(b"1"))
     assert settled.word == "OK"
-    assert settled.created_at_ms == attempt.created_at_ms
+    assert settled.created_at_ms == attempt.queued_at_ms
     found = await bench.task("t1")
     assert (found.state, found.output, found.worker_address) == (TaskState.SUCCEEDED, b"1", ADDRESS)
 

@@ -84,7 +84,7 @@ def attempt(task: ClaimedTask | Unreadable) -> StartedAttempt:
         lease=LEASE,
         worker_id="w",
         attempt=3,
-        created_at_ms=1_700_000_000_000,
+        queued_at_ms=1_700_000_000_000,
         started_at_ms=1_700_000_000_500,
         task=task,
         budget=Budget(2, 5, 1, 4),

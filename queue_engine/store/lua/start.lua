@@ -18,14 +18,14 @@ local started_at = text(now)
 local moved, bytes, new_leases, acknowledged = 0, 0, {}, {}
 
 local function start(entry_id, token, address, is_ahead)
-  local state, entry, holder, deadline, attempt, max, timeout, created, started, number, spec, lost, run_at = unpack(redis.call(
-    'HMGET', task, 'state', 'entry', 'token', 'deadline', 'attempts', 'max', 'timeout', 'created', 'started', 'number', 'spec',
-    'lost', 'run_at'))
+  local state, entry, holder, deadline, attempt, max, timeout, created, updated, started, number, spec, lost, run_at =
+    unpack(redis.call('HMGET', task, 'state', 'entry', 'token', 'deadline', 'attempts', 'max', 'timeout', 'created', 'updated',
+      'started', 'number', 'spec', 'lost', 'run_at'))
   -- A task that has never started has none of these fields. The search for a missing field goes through the whole hash.
-  local lost_token, updated, resets, base, busy_tries, has_history, noted, spared = nil, nil, nil, nil, nil, nil, nil, nil
+  local lost_token, resets, base, busy_tries, has_history, noted, spared = nil, nil, nil, nil, nil, nil, nil
   if started then
-    lost_token, updated, resets, base, busy_tries, has_history, noted, spared = unpack(redis.call('HMGET', task, 'lost_token',
-      'updated', 'resets', 'base', 'busy_tries', 'history', 'noted', 'spared'))
+    lost_token, resets, base, busy_tries, has_history, noted, spared = unpack(redis.call('HMGET', task, 'lost_token', 'resets',
+      'base', 'busy_tries', 'history', 'noted', 'spared'))
   end
   if is_compared and is_of_another(stream, entry_id, task) then return 'STALE' end
   local repeated = state == 'running' and holder == token
@@ -39,6 +39,11 @@ local function start(entry_id, token, address, is_ahead)
   if place and was_there and (is_stale or repeated or not is_whole) then leave_key(place) end
   if is_stale and not repeated then return 'STALE' end
   if not is_whole then error('the task has not all of its fields') end
+  -- A waiting task was changed last when it was queued: by its submission, the end of a backoff, or a retry by hand. Before its
+  -- first call it waits from its submission or the end of its delay, although the controller may queue it late, and an agent may
+  -- have released it.
+  local is_untried = not (has_history or lost_token or base)
+  local queued_at = is_untried and (run_at or started and created) or updated or created
   if not repeated then
     local member = names_of(task)
     -- Until now the attempt that lost its lease could have been readopted, so it is recorded only here.
@@ -63,7 +68,7 @@ local function start(entry_id, token, address, is_ahead)
   end
   local spec_and_input = redis.call('GET', body) or ''
   bytes = bytes + #spec_and_input
-  return 'OK', attempt, max, timeout, run_at or created, started, number, spec, spec_and_input, lost, resets or '0', base or '0',
+  return 'OK', attempt, max, timeout, queued_at, started, number, spec, spec_and_input, lost, resets or '0', base or '0',
     busy_tries or '0', has_history and '1' or ''
 end
 
