@@ -141,16 +141,26 @@ async def test_a_readopted_task_exceeds_the_limit_by_one_until_an_attempt_ends(b
     assert await claimed(other, 5) == ["t1"]
 
 
-async def test_a_taken_task_that_is_cancelled_holds_its_key_until_its_agent_or_an_heir_starts_it(bench: Bench) -> None:
+@pytest.mark.parametrize("end", ["cancel", "expire", "delete endpoint"])
+async def test_a_taken_task_that_ends_before_its_start_leaves_its_key_at_once(bench: Bench, end: str) -> None:
+    """Also when its agent has died, and while no other task of the endpoint is queued."""
     await bench.set_key_limit(1)
-    await submit_many(bench, 2, key="k")
+    await bench.submit("taken", fairness_key="k", queue_ttl_seconds=60)
     dead, heir = bench.agent("dead"), bench.agent("heir")
     (entry,) = await dead.claim(1, block_ms=1)
-    await bench.store.tasks.cancel(bench.endpoint_id, entry.task_id)
-    assert await claimed(heir, 1) == []
-    (same,) = await heir.claim_abandoned(1, idle_ms=0)
-    assert await heir.start(same, address="x:1") is None
-    assert await claimed(heir, 1) == ["t1"]
+    if end == "cancel":
+        await bench.store.tasks.cancel(bench.endpoint_id, entry.task_id)
+    elif end == "expire":
+        await bench.pass_deadline(entry.task_id)
+        await bench.sweep()
+    else:
+        assert await bench.store.sweeper.end_waiting(bench.endpoint_id, "deleted") == 1
+    assert await bench.probe.pending(bench.keys.turn, "agents") == {}
+    await bench.submit("next", fairness_key="k")
+    assert await claimed(heir, 1) == ["next"]
+    assert await dead.start(entry, address="x:1") is None
+    await dead.put_back(entry)
+    assert await bench.check() == []
 
 
 async def test_an_entry_of_an_earlier_wait_starts_nothing(bench: Bench) -> None:
@@ -162,6 +172,18 @@ async def test_an_entry_of_an_earlier_wait_starts_nothing(bench: Bench) -> None:
     await bench.store.tasks.rerun(bench.endpoint_id, "t0", "call")
     assert await slow.start(entry, address="x:1") is None
     assert await claimed(quick, 1) == ["t0"]
+
+
+async def test_an_entry_whose_place_is_not_that_of_the_task_starts_nothing(bench: Bench) -> None:
+    """Such an entry is not made. The comparison protects a limit from a script that forgets to remove one."""
+    await bench.submit("t0", fairness_key="k")
+    await bench.probe.ask("XADD", bench.keys.turn, "*", "t", "t0", "e", "1k 11")
+    await bench.probe.ask("HINCRBY", bench.keys.lanes, "r:k", 1)
+    agent = bench.agent()
+    stray, entry = sorted(await agent.claim(5, block_ms=1), key=lambda one: one.entry_id)
+    assert await agent.start(stray, address="x:1") is None
+    assert await agent.start(entry, address="x:1") is not None
+    assert await bench.check() == []
 
 
 async def test_a_lost_reply_is_repeated_with_the_tasks_out_of_lanes(bench: Bench) -> None:

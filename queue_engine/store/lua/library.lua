@@ -148,8 +148,8 @@ end
 -- ['', 'a', 'b']. Three claims of one task find no plain task, take one of `a` and one of `b`, and park the lane `1a`. When the task
 -- of `a` ends, the lane is put behind the others in the ring.
 --
--- An entry of the stream `turn` is a task that is taken and has not begun. Such an entry and a running task count for their key, so an
--- entry that is of no use, because its task no longer waits, counts until an agent tries to start it.
+-- An entry of the stream `turn` is a task that is taken and has not begun. Such an entry and a running task count for their key. The
+-- entry is removed when its task no longer waits.
 --
 -- Return true if a task with this entry waits in a lane. Entries of the plain queues have no space.
 local function is_in_lane(entry)
@@ -202,13 +202,6 @@ end
 -- keys: counts
 local function count_out_of_lane(entry)
   redis.call('HINCRBY', counts, 'queued:' .. string.sub(entry, 1, 1), -1)
-end
-
--- Remove a waiting task from its lane. If it is taken, its entry in the stream is left to the agent that has it.
--- keys: lane_entries
-local function leave_lane(entry, task_id)
-  redis.call('ZREM', lane_entries, entry .. ' ' .. task_id)
-  count_out_of_lane(entry)
 end
 
 -- Return the entry in its lane of a task that was taken out of it; nil when the stream has no such entry.
@@ -526,6 +519,22 @@ end
 local function drop(stream, group, entry)
   redis.call('XACK', stream, group, entry)
   return redis.call('XDEL', stream, entry) == 1
+end
+
+-- Remove a waiting task from its lane. If an agent has taken it, its entry in the stream is removed too, because the agent may have
+-- died, and the entry would count for its key until another agent tries to start it. The stream has few entries, because each is one
+-- that an agent is about to start.
+-- keys: lane_entries, turn
+local function leave_lane(entry, task_id)
+  count_out_of_lane(entry)
+  if redis.call('ZREM', lane_entries, entry .. ' ' .. task_id) == 1 then return end
+  for _, taken in ipairs(redis.call('XRANGE', turn, '-', '+')) do
+    if taken[2][4] == entry then
+      drop(turn, 'agents', taken[1])
+      leave_key(entry)
+      return
+    end
+  end
 end
 
 -- Return true if a queue has this entry, and it is the entry of another task.
