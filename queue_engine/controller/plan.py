@@ -51,6 +51,9 @@ class Record:
     """The reason that was recorded last for a start that waits or takes long; None if there is none."""
     running_since: float | None = None
     """Monotonic time since which the worker is seen in the phase `running`; None in other phases."""
+    heard_early: tuple[int, float] | None = None
+    """Time of the worker's latest report, when it is later than the store's clock because the clock stepped back, and
+    the monotonic time at which the controller saw it first."""
     is_located: bool = False
     """True if this controller has started the worker or seen it in the backend. Other workers may exist in a part of
     the platform that was not listed yet."""
@@ -387,6 +390,17 @@ def _runs(worker: Worker, situation: Situation) -> bool:
     return _is_alive(worker, situation) and not _is_silent(worker, situation)
 
 
+def heard_early(worker: Worker, situation: Situation) -> tuple[int, float] | None:
+    """Return the `heard_early` of the worker's record after a look at it.
+
+    After a step back of the store's clock, the report before the step would count as recent for as long as the step.
+    """
+    beat_ms, before = worker.last_heartbeat_at_ms, situation.record(worker).heard_early
+    if before is not None and before[0] == beat_ms:
+        return before
+    return (beat_ms, situation.now) if beat_ms is not None and beat_ms > situation.store_now_ms else None
+
+
 def _is_alive(worker: Worker, situation: Situation) -> bool:
     seen = situation.seen(worker)
     return seen is not None and seen.alive
@@ -431,7 +445,9 @@ def _is_silent(worker: Worker, situation: Situation) -> bool:
 def _quiet_seconds(worker: Worker, situation: Situation) -> float:
     """Return the time since the last report of the worker's agent or, without one, since the worker's start."""
     if worker.last_heartbeat_at_ms is not None:
-        return (situation.store_now_ms - worker.last_heartbeat_at_ms) / 1000
+        quiet_seconds = (situation.store_now_ms - worker.last_heartbeat_at_ms) / 1000
+        early = situation.record(worker).heard_early
+        return quiet_seconds if early is None else max(quiet_seconds, situation.now - early[1])
     if worker.managed:
         return _start_age_seconds(worker, situation)
     return (situation.store_now_ms - worker.created_at_ms) / 1000

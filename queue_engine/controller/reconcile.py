@@ -42,6 +42,7 @@ from queue_engine.controller.plan import (
     Situation,
     Start,
     after_end,
+    heard_early,
     is_failing,
     next_look,
     next_starts,
@@ -352,11 +353,12 @@ class Reconciler:
         # After a step back of the clock the planned looks would be late by the step.
         if store_now_ms < self._last_store_ms:
             self._hastened.clear()
-        self._last_store_ms = store_now_ms
         gap_seconds = max(MIN_GAP_SECONDS, min(GAP_SECONDS, self._config.silence_seconds / 2))
-        if self._last_round is None or now - self._last_round > gap_seconds:
+        # After a step ahead all workers seem silent, until they have reported.
+        elapsed_ms = store_now_ms - self._last_store_ms
+        if self._last_round is None or max(now - self._last_round, elapsed_ms / 1000) > gap_seconds:
             self._silence_counts_from = now + self._config.silence_seconds
-        self._last_round = now
+        self._last_store_ms, self._last_round = store_now_ms, now
 
     def _situation(
         self,
@@ -648,7 +650,7 @@ class Reconciler:
         return len(strangers)
 
     def _note_running(self, situation: Situation) -> None:
-        """Remember which managed workers run, and since when their agents could report."""
+        """Remember which managed workers run, since when their agents could report, and reports of the future."""
         for worker in filter(_is_managed, situation.workers):
             record, seen = situation.record(worker), situation.seen(worker)
             runs = seen is not None and seen.phase is Phase.RUNNING
@@ -656,6 +658,7 @@ class Reconciler:
                 record,
                 crashes=0 if worker.status is WorkerStatus.RUNNING else record.crashes,
                 running_since=(record.running_since or situation.now) if runs else None,
+                heard_early=heard_early(worker, situation),
                 is_located=record.is_located or (seen is not None and worker.worker_id not in situation.unlisted),
             )
             if noted != record:

@@ -725,6 +725,40 @@ async def test_after_a_gap_no_worker_is_judged_by_silence(world: World) -> None:
     assert world.backend.stopping == {}
 
 
+async def test_a_step_ahead_of_the_stores_clock_makes_no_worker_silent(world: World) -> None:
+    world.endpoint(workers=2)
+    await world.rounds(40)
+    world.beating = False
+    world.store.now_ms += 3_600_000
+    await world.rounds(2)
+    world.beating = True
+    await world.rounds(40)
+    assert world.backend.stopping == {}
+    assert {one.restarts for one in world.store.recorded.values()} == {0}
+
+
+@pytest.mark.parametrize("step_seconds", [SILENCE / 2, 2 * SILENCE, 3600])
+async def test_a_worker_that_ends_at_a_step_back_of_the_stores_clock_is_noticed_in_the_usual_time(
+    world: World, step_seconds: float
+) -> None:
+    """Its last report is later than the clock for as long as the step."""
+    world.endpoint()
+    await world.rounds(2)
+    world.beating = False
+    world.store.now_ms -= int(step_seconds * 1000)
+    await world.rounds(int(SILENCE) + 3)
+    assert list(world.backend.stopping.values()) == [0]
+    assert "no sign of life" in str(world.worker().error)
+
+
+async def test_a_step_back_of_the_stores_clock_makes_no_worker_silent(world: World) -> None:
+    world.endpoint(workers=2)
+    await world.rounds(2)
+    world.store.now_ms -= 3_600_000
+    await world.rounds(int(3 * SILENCE))
+    assert world.backend.stopping == {}
+
+
 async def test_a_worker_that_starts_after_a_long_wait_has_the_time_to_report(world: World) -> None:
     await fail(world)
     while not world.backend.running:  # its wait is a minute: longer than silence
