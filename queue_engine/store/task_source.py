@@ -36,6 +36,12 @@ IDLE_BLOCK_MS = 10_000
 """The same for an idle agent on the store. A task whose bell it does not hear, for instance because its connection is
 dead, is found by its next report."""
 
+NO_LANES = (
+    "the agent leaves tasks with a priority or a fairness key to other agents, because its user of the store has the "
+    "rules of an earlier version (deploy/redis/users.acl)"
+)
+"""The worker's `error` while it claims nothing out of lanes."""
+
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
@@ -150,6 +156,9 @@ class StoreWorkerRecord:
         """Monotonic time at which the next report is complete."""
         self._sends_beats = False
         """True if the controllers of this store read heartbeats."""
+        self._may_use_lanes = queue is None
+        """True if the user of the store may claim from lanes, or the agent claims no tasks."""
+        self._has_warned = False
 
     @_raises_unavailable
     async def register(self) -> None:
@@ -167,6 +176,7 @@ class StoreWorkerRecord:
         pace: Pace | None = None,
     ) -> DesiredState | None:
         asked_at = time.monotonic()
+        error = error or await self._reason_for_no_lanes()
         told = (status, running_tasks, address, reason, error, pace)
 
         def seen(has_queued: bool, is_open: bool) -> None:
@@ -194,6 +204,16 @@ class StoreWorkerRecord:
         self._reported = told if desired is not None and self._sends_beats else None
         self._report_by = asked_at + FULL_REPORT_SECONDS
         return desired
+
+    async def _reason_for_no_lanes(self) -> str:
+        """Return why the agent claims no tasks out of lanes; empty if it does. The rules may be loaded at any time."""
+        self._may_use_lanes = self._may_use_lanes or await self._workers.may_use_lanes(self._endpoint_id)
+        if self._may_use_lanes:
+            return ""
+        if not self._has_warned:
+            self._has_warned = True
+            log.warning("%s", NO_LANES)
+        return NO_LANES
 
     @_raises_unavailable
     async def remove(self) -> None:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
 from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.workers import AGENT_PROTOCOL, Pace, Worker, WorkerStatus
@@ -81,10 +82,11 @@ class WorkerStore:
         """Record the status that an agent reports for its worker. Return the desired state of the endpoint.
 
         `run` is the number of the worker's start, 0 when no controller started the agent. `error` is the reason why the
-        worker is not ready. It is kept until the worker runs; an empty text does not change it. `pace` is None from an
-        agent that does not know it. Return None when the worker or its endpoint no longer exists, or the worker was
-        started again: the agent must end. Otherwise `seen` is called with what was found in the queue: whether tasks
-        are queued, and whether neither a pause nor a rate limit keeps the agent from claiming them.
+        worker is not ready, or why it runs and does not claim all tasks. An empty text removes it when the worker runs,
+        and changes nothing otherwise. `pace` is None from an agent that does not know it. Return None when the worker
+        or its endpoint no longer exists, or the worker was started again: the agent must end. Otherwise `seen` is
+        called with what was found in the queue: whether tasks are queued, and whether neither a pause nor a rate limit
+        keeps the agent from claiming them.
         """
         reply = await self._scripts.report_worker(
             self._keys(endpoint_id, worker_id),
@@ -122,6 +124,14 @@ class WorkerStore:
         _, (stored, latest_run, error), desired, queued = await pipeline.execute()
         is_same = stored == status.value.encode() and not error and run in (0, int(latest_run or 0))
         return DesiredState(desired.decode()) if is_same and desired and int(queued or 0) <= 0 else None
+
+    async def may_use_lanes(self, endpoint_id: str) -> bool:
+        """Return True if the user of the store may read the lanes of an endpoint."""
+        try:
+            await self._redis.exists(self._partitions.of(endpoint_id).lanes)
+        except NoPermissionError:
+            return False
+        return True
 
     async def are_beats_read(self) -> bool:
         """Return True if no controller runs that reads heartbeats from reports only, which are those of format 1."""

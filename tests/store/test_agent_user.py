@@ -1,6 +1,7 @@
 """The store's user `agent` may do what agents do, and nothing else: on every kind of server."""
 
 import inspect
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from queue_engine.store import keys
 from queue_engine.store.keys import EndpointKeys, Partition
 from queue_engine.store.scripts import AGENT_SCRIPTS, load_scripts
 from queue_engine.store.store import Store
-from queue_engine.store.task_source import StoreWorkerRecord
+from queue_engine.store.task_source import NO_LANES, StoreWorkerRecord
 from tests.servers import StoreServer
 from tests.store.bench import SECRET_KEY, TOO_LARGE_TO_JOIN, Bench, spec
 
@@ -149,6 +150,42 @@ async def test_an_agent_serves_lanes_as_its_user(agent_store: Store, store: Stor
     assert len(await agent.claim(10, block_ms=1)) == 1
     other = agent_store.queue(endpoint_id=bench.endpoint_id, worker_id="a2", lease_ms=60_000)
     assert len(await other.claim_abandoned(10, idle_ms=0)) == 2
+
+
+async def test_an_agent_with_the_rules_of_an_earlier_version_says_that_it_serves_no_lanes(
+    store_server: StoreServer, store: Store, bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In its log once, and in the worker's error until the rules are loaded."""
+    await store.prepare()
+    earlier = re.sub(r"\([^()]*q:\*:(lanes|lane|parked|turn|ring:\*)\)", "", rules_of(AGENT))
+    user, current = "agent-of-before", rules_of(AGENT)
+    assert store_server.command("ACL", "SETUSER", user, "reset", "on", f">{PASSWORD}", *earlier.split()) == "+OK"
+    url = store_server.url.replace("redis://", f"redis://{user}:{PASSWORD}@")
+    ring = Sealer(endpoint_key(SECRET_KEY, bench.endpoint_id))
+    opened = Store(url, Sealer(None), partitions=store.partitions.count, is_agent=True, endpoint_keys=ring)
+    queue = opened.queue(endpoint_id=bench.endpoint_id, worker_id="a1", lease_ms=60_000)
+    record = StoreWorkerRecord(opened.workers, endpoint_id=bench.endpoint_id, worker_id="a1", queue=queue)
+
+    async def error_after_report() -> str | None:
+        await record.report(WorkerStatus.RUNNING, running_tasks=0, address="x:1", reason="", error="")
+        worker = await store.workers.get(bench.endpoint_id, "a1")
+        assert worker is not None
+        assert worker.status is WorkerStatus.RUNNING
+        return worker.error
+
+    try:
+        await record.register()
+        assert [await error_after_report() for _ in range(3)] == [NO_LANES] * 3
+        assert [one.getMessage() for one in caplog.records].count(NO_LANES) == 1
+        await bench.submit("in-lane", fairness_key="k")
+        await bench.submit("plain")
+        assert [one.task_id for one in await queue.claim(5, block_ms=1)] == ["plain"]
+        assert store_server.command("ACL", "SETUSER", user, "reset", "on", f">{PASSWORD}", *current.split()) == "+OK"
+        assert await error_after_report() is None
+        assert [one.task_id for one in await queue.claim(5, block_ms=1)] == ["in-lane"]
+    finally:
+        await opened.close()
+        store_server.command("ACL", "DELUSER", user)
 
 
 # Refusals

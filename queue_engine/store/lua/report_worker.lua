@@ -27,10 +27,10 @@ local status = reported
 -- crashes repeatedly stays failed until it runs.
 if before == 'STOPPING' and managed == '1' and status ~= 'STOPPED' then status = before end
 if before == 'FAILED' and status == 'INITIALIZING' then status = before end
-if status == 'RUNNING' then
-  if error_before then redis.call('HDEL', worker, 'error') end
-elseif error_text and (status == 'INITIALIZING' or status == 'FAILED') then
+if error_text and (status == 'RUNNING' or status == 'INITIALIZING' or status == 'FAILED') then
   redis.call('HSET', worker, 'error', error_text)
+elseif status == 'RUNNING' and error_before then
+  redis.call('HDEL', worker, 'error')
 end
 if status ~= before then change_status(status, reason) end
 local has_queued = tonumber(redis.call('HGET', counts, 'queued') or '0') > 0
