@@ -19,11 +19,17 @@ from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.tasks import TaskStatus
 from queue_engine.store.scripts import load_library, make_script
 from tests.faults.engine import CONTROLLERS, LEASE_SECONDS
+from tests.faults.producer import TaskPlan
 from tests.faults.recovery import quantile
 from tests.faults.scenarios import AGENT_GOAL_SECONDS, scenario
 from tests.faults.stage import Stage, kill
+from tests.faults.waits_and_retries import check_that_none_began_before_its_time
 
 HOUR_SECONDS = 3600
+STEP_BACK_SECONDS = 10
+DELAYED = 60
+PROMOTED_SECONDS = 20.0
+"""Time within which tasks run whose delay is over; their queueing takes a second and a round of the sweep."""
 
 
 @scenario("store clock an hour ahead", flavour="clock", goal_seconds=AGENT_GOAL_SECONDS + LEASE_SECONDS)
@@ -58,6 +64,37 @@ async def _jump(stage: Stage, seconds: int) -> None:
     await load
 
 
+@scenario("delays and clock steps", flavour="clock")
+async def delays_and_clock_steps(stage: Stage) -> None:
+    """The store's clock jumps while tasks wait for their time: none begins before it, by that clock, and a task whose
+    time is over by a jump ahead begins at once."""
+    early = _delayed(stage, HOUR_SECONDS / 4, HOUR_SECONDS / 2)
+    await stage.load(early, rate=80)
+    with stage.fault("clock"):
+        stage.engine.move_store_clock(HOUR_SECONDS)
+        await stage.until(lambda: _have_begun(stage, early), PROMOTED_SECONDS, "a jump ahead does not end delays")
+    late = _delayed(stage, 2, 6)
+    await stage.load(late, rate=80)
+    with stage.fault("clock"):
+        stage.engine.move_store_clock(HOUR_SECONDS - STEP_BACK_SECONDS)
+    with stage.fault("kill controllers"):
+        for name in CONTROLLERS:
+            await asyncio.to_thread(stage.engine.program(name).kill)
+    for name in CONTROLLERS:
+        await asyncio.to_thread(stage.engine.start_role, name)
+    await stage.until(stage.all_ended, what="tasks with a delay do not end after a jump back")
+    await check_that_none_began_before_its_time(stage, [*early, *late])
+
+
+def _delayed(stage: Stage, least: float, most: float) -> list[TaskPlan]:
+    plans = stage.mix.quick(DELAYED, ms=(1, 20))
+    return [replace(plan, delay=stage.rng.uniform(least, most), webhook=False) for plan in plans]
+
+
+def _have_begun(stage: Stage, plans: Sequence[TaskPlan]) -> bool:
+    return {plan.task_id for plan in plans} <= {one["task"] for one in stage.seen("begin")}
+
+
 MILLION = 1_000_000
 CHUNK = 5000
 PATIENCE_SECONDS = 120.0
@@ -67,7 +104,7 @@ STANDSTILL_SECONDS = 20.0
 MOST_NAMED = 5
 SLOWEST_SUBMIT_SECONDS = 5.0
 _SEED = """\
--- Submit tasks whose first attempt was put off.
+-- Submit tasks, of which every second one waits for its first attempt and the others for another one.
 --
 -- keys: counts, created, live, partition_counts, due, deadlines
 -- arguments:
@@ -81,9 +118,14 @@ for number = first, first + count - 1 do
   local seq = index_add('all', created, 1, 't', task_id)
   local place = redis.call('HINCRBY', partition_counts, 'seq', 1) * numbers_per_step + partition_index
   redis.call('SET', body_prefix .. task_id, '{"port":8000,"uri":"/run"}{"do":"ok"}')
-  redis.call('HSET', task_prefix .. task_id, 'state', 'scheduled', 'attempts', 1, 'lost', 0,
-    'created', now, 'updated', now, 'started', now, 'number', text(place), 'seq', seq, 'print', 'x', 'spec', 26,
-    'timeout', 60, 'max', 5, 'ttl', 3600, 'deadline', text(now + 3600000))
+  redis.call('HSET', task_prefix .. task_id, 'state', 'scheduled', 'attempts', number % 2, 'lost', 0,
+    'created', now, 'updated', now, 'number', text(place), 'seq', seq, 'print', 'x', 'spec', 26,
+    'timeout', 60, 'max', 5, 'deadline', text(now + 3600000))
+  if number % 2 == 1 then
+    redis.call('HSET', task_prefix .. task_id, 'started', now, 'ttl', 3600)
+  else
+    redis.call('HSET', task_prefix .. task_id, 'run_at', now)
+  end
   redis.call('ZADD', live, seq, task_id)
   redis.call('ZADD', due, now, member_prefix .. task_id)
   redis.call('ZADD', deadlines, text(now + 3600000), member_prefix .. task_id)
@@ -92,7 +134,8 @@ redis.call('HINCRBY', counts, 'scheduled', count)
 redis.call('HINCRBY', partition_counts, 'scheduled', count)
 return { 'OK' }
 """
-"""As `enqueue`, `start` and `retry` leave tasks behind, whose waits are all over now."""
+"""As `enqueue` leaves tasks with a delay behind, and `retry` those that have run; all their waits are over now. Tasks
+with a delay have a deadline already, which a queue TTL would set when they are queued."""
 _PASS_DEADLINES = """\
 -- Let the deadlines of tasks be over.
 --

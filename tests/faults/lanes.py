@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from queue_engine.store.keys import EndpointKeys, parse_member
-from queue_engine.store.queue import TaskQueue
+from queue_engine.store.queue import Entry, TaskQueue
 from queue_engine.store.scripts import load_scripts
 from tests.faults.engine import CONCURRENCY, Worker
 from tests.faults.producer import TaskPlan
@@ -72,7 +72,8 @@ async def kill_between_take_and_start(stage: Stage) -> None:
     await _start_entries_of_before(stage, slow)
     dying = await stage.add_worker("w1")
     await stage.until(lambda: _have_ended(stage, held), what="tasks that wait again do not end")
-    dying.to_engine.lose_requests_with(load_scripts()["start"].sha.encode())
+    start = b"/agent/v1/start" if stage.over_api else load_scripts()["start"].sha.encode()
+    dying.to_engine.lose_requests_with(start)
     stuck = [replace(plan, key="stuck", webhook=False) for plan in stage.mix.steady(3 * CONCURRENCY, ms=50)]
     await stage.load(stuck, rate=100)
     await stage.until(lambda: _has_taken(stage, dying.agents[-1]), what="the agent takes nothing")
@@ -88,11 +89,21 @@ async def kill_between_take_and_start(stage: Stage) -> None:
 
 
 async def _start_entries_of_before(stage: Stage, slow: TaskQueue) -> None:
-    """Take tasks, let them wait again, and try to start them by the entries of before."""
+    """Take tasks, let them wait again, and try to start them by the entries of before.
+
+    The scripts remove such entries. Then entries are made as a script would leave them that does not.
+    """
     entries = await slow.claim(HELD, block_ms=1000)
+    keys: EndpointKeys = stage.store.partitions.of(stage.endpoint_id)
+    probe = Probe(stage.store.redis)
+    places = {entry_id: fields["e"] for entry_id, fields in (await probe.stream(keys.turn)).items()}
     for entry in entries:
         await stage.client.cancel(entry.task_id)
         await stage.client.rerun(entry.task_id)
+    for entry in tuple(entries):
+        entry_id = await probe.ask("XADD", keys.turn, "*", "t", entry.task_id, "e", places[entry.entry_id])
+        await probe.ask("HINCRBY", keys.lanes, "r:held", 1)
+        entries.append(Entry(keys.turn, entry_id.decode(), entry.task_id))
     for entry in entries:
         if await slow.start(entry, address="127.0.0.1:1") is not None:
             stage.violations.append(f"{entry.task_id} was started by an entry of an earlier wait")

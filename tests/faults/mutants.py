@@ -154,6 +154,31 @@ MUTANTS = {
             },
         ),
         Mutant(
+            "lost attempts that stay counted for their key",
+            scenario="flood of one key",
+            expected="keys are counted as",
+            edits={"queue_engine/store/lua/reclaim.lua": [("if lane then leave_key(lane) end\n", "")]},
+        ),
+        Mutant(
+            "agents that claim during a pause",
+            scenario="pause under load",
+            expected="s after the pause",
+            edits={
+                "queue_engine/store/lua/claim.lua": [("if paused == '1' then return", "if false then return")],
+            },
+        ),
+        Mutant(
+            "delayed tasks that are queued before their time",
+            scenario="delays",
+            expected="ms before its time",
+            edits={
+                "queue_engine/store/lua/promote.lua": [("due_at > now then", "due_at < 0 then")],
+                "queue_engine/store/lua/sweep.lua": [
+                    ("lost, until_now(due),", "lost, redis.call('ZRANGE', due, 0, limit - 1),"),
+                ],
+            },
+        ),
+        Mutant(
             "no second question after a lost connection",
             scenario="waiters",
             expected="its client still waits",

@@ -11,13 +11,35 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from queue_engine.domain.agent_protocol import STATUS_REFUSED
-from tests.faults import clocks_and_crowds, kills, links, misbehaving, mixture, stores, waits_and_retries
+from tests.faults import (
+    clocks_and_crowds,
+    kills,
+    lanes,
+    links,
+    misbehaving,
+    mixture,
+    pauses,
+    stores,
+    waiters,
+    waits_and_retries,
+)
 from tests.faults.engine import CONCURRENCY, LEASE_SECONDS
 from tests.faults.scenarios import AGENT_GOAL_SECONDS, ENTERED, Scenario, scenario
 from tests.faults.stage import Stage, kill
 from tests.store.probe import Probe
 
-_OF_AGENTS = (kills, links, misbehaving, stores, waits_and_retries, mixture, clocks_and_crowds)
+_OF_AGENTS = (
+    kills,
+    links,
+    misbehaving,
+    stores,
+    waits_and_retries,
+    waiters,
+    pauses,
+    lanes,
+    mixture,
+    clocks_and_crowds,
+)
 _STORE_ONLY = frozenset({"killed before start", "empty store"})
 """Faults that look into the store for the entries of an agent, or that agents with a token cannot outlast: their tokens
 are lost with everything else."""
@@ -37,7 +59,8 @@ ALWAYS = (
 def can_be_over_https(one: Scenario) -> bool:
     """Return True for a fault of agents that are started by hand, and do not need the store."""
     modules = {module.__name__ for module in _OF_AGENTS}
-    return one.play.__module__ in modules and one.workers > 0 and one.name not in _STORE_ONLY
+    has_agents = one.workers > 0 or one.name == "kill agent between take and start"
+    return one.play.__module__ in modules and has_agents and one.name not in _STORE_ONLY
 
 
 def over_https(scenarios: Iterable[Scenario]) -> list[Scenario]:
