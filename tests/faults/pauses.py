@@ -18,7 +18,7 @@ BEGIN_SECONDS = 3.0
 @scenario("pause under load")
 async def pause_under_load(stage: Stage) -> None:
     """Agents and the store are killed while the queue is paused: no task begins then, and all end afterwards."""
-    async with stage.steady_load(rate=6, ms=900):
+    async with stage.steady_load(rate=12, ms=1500):
         for hurt in (_kill_agent, _kill_store, _kill_agent):
             await stage.until_busy(*stage.workers)
             await asyncio.to_thread(stage.engine.order, stage.endpoint_id, "pause")
