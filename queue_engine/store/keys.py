@@ -64,7 +64,8 @@ def standing_of(process: str) -> str:
 
 
 def resume_orders(process: str) -> str:
-    """List: destinations whose pause the delivery process should end, as JSON; limited, expires."""
+    """Sorted set: destinations whose pause the delivery process should end, as JSON, by the time of the order; limited,
+    expires."""
     return f"{{qe}}:resume:{process}"
 
 

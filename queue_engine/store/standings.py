@@ -2,7 +2,8 @@
 
 The history of a destination is in the memory of delivery processes, because it decides about each attempt. A process
 with a troubled destination writes a note every few seconds, which expires; without one it writes nothing. Orders go to
-the processes that have noted the destination, each in a list that the process takes when it writes its next note.
+the processes that have noted the destination, each into a sorted set that it takes when it writes its next note. A
+repeated order changes nothing there, so that a tenant that repeats its orders does not push out those of others.
 """
 
 from __future__ import annotations
@@ -58,9 +59,9 @@ class StandingStore:
         pipeline.zadd(STANDINGS, {process: now_ms + NOTE_MS})
         pipeline.zremrangebyscore(STANDINGS, "-inf", now_ms)
         pipeline.pexpire(STANDINGS, NOTE_MS)
-        pipeline.lpop(resume_orders(process), MAX_ORDERS)
+        pipeline.zpopmin(resume_orders(process), MAX_ORDERS)
         orders = (await pipeline.execute())[-1] or []
-        return [(tenant, destination) for tenant, destination in map(json.loads, orders)]
+        return [(tenant, destination) for tenant, destination in (json.loads(order) for order, _ in orders)]
 
     async def of_tenant(self, tenant: str) -> list[DestinationNote]:
         """Return the notes about the tenant's destinations. A destination has one for each process that noted it."""
@@ -71,12 +72,12 @@ class StandingStore:
         noted = {process for process, note in await self._of_tenant(tenant) if note.destination == destination}
         if not noted:
             return 0
-        order = json.dumps([tenant, destination])
+        order, now_ms = json.dumps([tenant, destination]), await self._now_ms()
         pipeline = self._redis.pipeline(transaction=False)
         for process in sorted(noted):
             key = resume_orders(process)
-            pipeline.rpush(key, order)
-            pipeline.ltrim(key, -MAX_ORDERS, -1)
+            pipeline.zadd(key, {order: now_ms}, nx=True)
+            pipeline.zremrangebyrank(key, 0, -MAX_ORDERS - 1)
             pipeline.pexpire(key, ORDERS_MS)
         await pipeline.execute()
         return len(noted)

@@ -40,9 +40,9 @@ async def test_notes_and_orders_expire_and_are_limited(store: Store, probe: Prob
     notes = [TenantNote("a", parked(f"http://h{number}:80")) for number in range(MAX_NOTED + 10)]
     await store.standings.write("one", notes)
     assert len(await store.standings.of_tenant("a")) == MAX_NOTED
-    for _ in range(MAX_ORDERS + 5):
-        assert await store.standings.resume("a", "http://h0:80") == 1
-    assert await probe.ask("LLEN", resume_orders("one")) == MAX_ORDERS
+    for number in range(MAX_NOTED):
+        assert await store.standings.resume("a", f"http://h{number}:80") == 1
+    assert await probe.ask("ZCARD", resume_orders("one")) == MAX_ORDERS
     for key in (STANDINGS, standing_of("one"), resume_orders("one")):
         assert 0 < await probe.ask("PTTL", key) <= 30_000
 
@@ -55,6 +55,15 @@ async def test_an_order_goes_once_to_each_process_that_has_noted_the_destination
     assert await store.standings.write("two", [TenantNote("b", parked())]) == []
     assert await store.standings.write("one", [TenantNote("a", parked())]) == [("a", HOOKS)]
     assert await store.standings.write("one", [TenantNote("a", parked())]) == []
+
+
+async def test_a_repeated_order_does_not_push_out_that_of_another_tenant(store: Store) -> None:
+    notes = [TenantNote("a", parked("http://a:80")), TenantNote("b", parked())]
+    await store.standings.write("one", notes)
+    assert await store.standings.resume("b", HOOKS) == 1
+    for _ in range(MAX_ORDERS + 1):
+        assert await store.standings.resume("a", "http://a:80") == 1
+    assert await store.standings.write("one", notes) == [("b", HOOKS), ("a", "http://a:80")]
 
 
 def test_a_destination_is_written_in_a_path_without_slashes() -> None:
