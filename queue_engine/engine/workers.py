@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from uuid import uuid4
 
 from queue_engine.domain.audit import Action, worker_target
-from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig
+from queue_engine.domain.endpoints import DesiredState, Endpoint
 from queue_engine.domain.errors import NotFound, Resource, StateConflict
 from queue_engine.domain.principals import Principal
 from queue_engine.domain.workers import Worker
@@ -69,35 +69,34 @@ class Workers:
         A repeated order has no further effect on the worker. Raises NotFound, and StateConflict for a worker that was
         started by hand.
         """
-        await self._stop(principal, endpoint, worker_id, Action.RESTART_WORKER, "restarted by request")
+        stop = self._workers.stop
+        await self._stop(principal, endpoint, worker_id, Action.RESTART_WORKER, stop, "restarted by request")
 
     async def drain(self, principal: Principal, endpoint: Endpoint, worker_id: str) -> None:
         """Remove a worker, which finishes or releases its tasks first. The endpoint then has one worker less.
 
         A repeated order has no further effect. Raises as `restart`.
         """
-        # Not the other way round, because with fewer workers the controller would choose one to stop.
-        is_stopped = await self._stop(principal, endpoint, worker_id, Action.DRAIN_WORKER, "drained by request")
-        if is_stopped:
-            await from_store(self._endpoints.update(endpoint.endpoint_id, principal.tenant, _with_one_less, None))
+        stop = self._endpoints.drain_worker
+        await self._stop(principal, endpoint, worker_id, Action.DRAIN_WORKER, stop, "drained by request")
 
     async def _stop(
-        self, principal: Principal, endpoint: Endpoint, worker_id: str, action: Action, reason: str
-    ) -> bool:
-        """Return False if the worker is being stopped already."""
+        self,
+        principal: Principal,
+        endpoint: Endpoint,
+        worker_id: str,
+        action: Action,
+        stop: Callable[..., Awaitable[Stop]],
+        reason: str,
+    ) -> None:
         check_sees(principal, endpoint)
         target = worker_target(endpoint.endpoint_id, worker_id)
-        call = self._workers.stop(endpoint.endpoint_id, worker_id, principal.tenant, reason=reason, call_id=uuid4().hex)
+        call = stop(endpoint.endpoint_id, worker_id, principal.tenant, reason=reason, call_id=uuid4().hex)
         match await self._audit.change(principal, action, target, call):
             case Stop.NOT_FOUND:
                 raise NotFound(Resource.WORKER)
             case Stop.BY_HAND:
                 raise StateConflict("workerId: the worker was started by hand: stop its agent instead")
             case Stop.UNCHANGED:
-                return False
+                return
         await self._audit.note(principal, action, target)
-        return True
-
-
-def _with_one_less(config: EndpointConfig) -> EndpointConfig:
-    return replace(config, workers=max(0, config.workers - 1))

@@ -796,6 +796,9 @@ class StopWorkerOk:
 class StopWorkerUnchanged:
     word: Literal["UNCHANGED"]
 
+class StopWorkerConflict:
+    word: Literal["CONFLICT"]
+
 class StopWorkerByHand:
     word: Literal["BY_HAND"]
 
@@ -1910,10 +1913,12 @@ class Scripts:
         tenant: str,
         reason: str,
         call_id: str,
-    ) -> StopWorkerOk | StopWorkerUnchanged | StopWorkerByHand | StopWorkerNotFound:
+        version: int,
+        fields: Mapping[str, str | int],
+    ) -> StopWorkerOk | StopWorkerUnchanged | StopWorkerConflict | StopWorkerByHand | StopWorkerNotFound:
         """Let a worker that a controller has started finish or release its tasks and end. The leading controller starts
-        another one in its place, unless the endpoint should have fewer. Allowed at maxmemory, so that an operator can
-        replace a worker then.
+        another one in its place, unless the endpoint should have fewer. With fields the endpoint is changed too, unless
+        it was changed since it was read. Allowed at maxmemory, so that an operator can replace a worker then.
         """
     async def sum_usage(self, *, records: Sequence[str], tenant: str) -> SumUsageOk:
         """Add up what endpoints of a tenant in one partition use. Keys without an endpoint of the tenant count nothing.

@@ -7,6 +7,7 @@ import json
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ from queue_engine.store.endpoint_index import PAGE_SIZE, EndpointIndex
 from queue_engine.store.keys import ENDPOINT_IDS, Partitions
 from queue_engine.store.policies import retry_delays_of, retry_delays_text, retry_on_of, retry_on_text
 from queue_engine.store.resealing import Resealed, worst
+from queue_engine.store.workers import Stop
 
 MAX_REPLACED_SECRETS = 4
 """Limit of an endpoint's replaced signing secrets in their overlap. Each adds a signature of 47 bytes to a webhook."""
@@ -186,6 +188,24 @@ class EndpointStore:
                 written = await self.get(endpoint_id, tenant)
                 return None if written is None else Updated(written, is_written)
         return None
+
+    async def drain_worker(self, endpoint_id: str, worker_id: str, tenant: str, *, reason: str, call_id: str) -> Stop:
+        """Let a managed worker finish or release its tasks and end, and lower the number of workers, in one step."""
+        keys = self._partitions.of(endpoint_id).of_worker(worker_id)
+        while (endpoint := await self.get(endpoint_id, tenant)) is not None:
+            config = replace(endpoint.config, workers=max(0, endpoint.config.workers - 1))
+            sealed = await self._sealed_environment(endpoint_id)
+            reply = await self._scripts.stop_worker(
+                keys,
+                tenant=tenant,
+                reason=reason,
+                call_id=call_id,
+                version=endpoint.version,
+                fields=_fields(config, sealed, list(endpoint.environment_names)),
+            )
+            if reply.word != "CONFLICT":
+                return Stop(reply.word)
+        return Stop.NOT_FOUND
 
     async def _note_renamed(self, tenant: str, endpoint_id: str, name: str, *, former: str) -> None:
         """Note a stored name, because a list may have removed the first note before it was stored."""

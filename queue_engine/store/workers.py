@@ -164,7 +164,7 @@ class WorkerStore:
     async def stop(self, endpoint_id: str, worker_id: str, tenant: str, *, reason: str, call_id: str) -> Stop:
         """Let a managed worker finish or release its tasks and end. A controller starts one in its place if needed."""
         reply = await self._scripts.stop_worker(
-            self._keys(endpoint_id, worker_id), tenant=tenant, reason=reason, call_id=call_id
+            self._keys(endpoint_id, worker_id), tenant=tenant, reason=reason, call_id=call_id, version=0, fields={}
         )
         return Stop(reply.word)
 

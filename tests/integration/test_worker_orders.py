@@ -1,11 +1,13 @@
 """Replace and remove a worker by hand, with real workers; list workers of all endpoints."""
 
+import asyncio
 from typing import Any
 
 import httpx
 import pytest
 
 from queue_engine.domain.workers import WorkerStatus
+from queue_engine.store.workers import Stop
 from tests.api_server import RunningApi
 from tests.integration.test_api_audit import changes
 from tests.integration.test_up import Up, create, wait_for_workers
@@ -61,6 +63,29 @@ async def test_orders_are_recorded_once_and_keep_the_number_of_workers_right(api
     assert (await api.client.post(f"{base}/workers/none/drain")).status_code == 404
     target = f"endpoint {endpoint_id}, worker "
     assert (await changes(api))[1:] == [("restart_worker", f"{target}w-1"), ("drain_worker", f"{target}w-2")]
+
+
+async def test_drains_at_the_same_time_lower_the_number_of_workers_by_one_each(api: RunningApi) -> None:
+    """Each stops its worker and lowers the number in one step, which another change of the endpoint lets it repeat."""
+    endpoint_id = await api.create_endpoint(workers=9)
+    names = [f"w-{number}" for number in range(8)]
+    for name in names:
+        await api.store.workers.put(endpoint_id, name, managed=True)
+    base = f"/v2/serverless/{endpoint_id}"
+    orders = [api.client.post(f"{base}/workers/{name}/drain") for name in names * 2]
+    patches = [api.client.patch(base, json={"name": f"renamed-{number}"}) for number in range(4)]
+    assert {one.status_code for one in await asyncio.gather(*orders, *patches)} == {200}
+    assert (await api.client.get(base)).json()["data"]["totalWorkers"] == 1
+    assert {one.status for one in await api.store.workers.of_endpoint(endpoint_id)} == {WorkerStatus.STOPPING}
+
+
+async def test_a_drain_that_is_repeated_after_a_lost_reply_lowers_the_number_of_workers_once(api: RunningApi) -> None:
+    endpoint_id = await api.create_endpoint(workers=3)
+    await api.store.workers.put(endpoint_id, "w-1", managed=True)
+    for _ in range(2):
+        drain = api.store.endpoints.drain_worker(endpoint_id, "w-1", "default", reason="drained", call_id="one")
+        assert await drain is Stop.OK
+    assert (await api.client.get(f"/v2/serverless/{endpoint_id}")).json()["data"]["totalWorkers"] == 2
 
 
 async def test_workers_of_all_endpoints_are_listed_in_pages(api: RunningApi) -> None:
