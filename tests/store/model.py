@@ -314,6 +314,14 @@ class Model:
         running = sum(task.state == "running" and task.lane[1:] == key for task in self.tasks.values())
         return running + sum(one == key for _, one, _ in self.taken.values())
 
+    def forget_taken(self) -> None:
+        """Forget the entries of tasks that no longer wait, which a script removes when it ends their wait."""
+        self.taken = {
+            entry: (task_id, key, turn)
+            for entry, (task_id, key, turn) in self.taken.items()
+            if task_id in self.tasks and (self.tasks[task_id].state, self.tasks[task_id].turn) == ("queued", turn)
+        }
+
     def free(self, key: str) -> int:
         """Return the number of tasks of a key that may be taken."""
         return max(0, self.key_limit - self.held(key)) if self.key_limit and key else 1_000

@@ -562,6 +562,7 @@ class Lives(RuleBasedStateMachine):
 
     @invariant()
     def the_store_agrees_with_the_model(self) -> None:
+        self.model.forget_taken()
         self.run(self._compare())
 
     async def _compare(self) -> None:
