@@ -683,10 +683,12 @@ def test_the_desired_number_is_reached_from_any_situation_and_kept(
     of: Endpoint, workers: list[Seen], start_rounds: int, drain_rounds: int
 ) -> None:
     world = World.of_crowd(of, workers, start_rounds, drain_rounds)
+    quiet_rounds = 0
     for _ in range(200):
-        world.round()
-        # Agents that were started by hand are silent in this world: all of them are forgotten.
-        if world.is_as_wanted() and not [one for one in world.workers.values() if not one.managed]:
+        quiet_rounds = 0 if world.round() else quiet_rounds + 1
+        # Agents that were started by hand are silent in this world: all of them are forgotten. A worker whose phase is
+        # unknown is silent only from the next round on.
+        if world.is_as_wanted() and quiet_rounds > 1 and all(one.managed for one in world.workers.values()):
             break
     assert world.is_as_wanted(), world.workers
     assert all(worker.managed for worker in world.workers.values())
