@@ -4,13 +4,15 @@ import pytest
 
 from queue_engine.domain.error_groups import BUCKETS, MAX_GROUPS, Failure, Failures, grouped
 from queue_engine.domain.task_filters import TaskFilters
-from queue_engine.domain.tasks import Failed, Succeeded
+from queue_engine.domain.tasks import ContainerResponse, Failed, Succeeded, error_of
 from queue_engine.store.failures import FailureIndex
 from tests.store.bench import Bench
 
 UUID = "7b1f3a52-0c1d-4e2f-9a3b-4c5d6e7f8091"
 SIGNATURES = [
     ("HTTP 500: no model 17", "HTTP 500: no model #"),
+    (error_of(ContainerResponse(status=404, excerpt="no model 17")), "the worker's container answered 404: no model #"),
+    (error_of(ContainerResponse(status=500, excerpt="no model 4")), "the worker's container answered 500: no model #"),
     ("HTTP 503: no model 17", "HTTP 503: no model #"),
     (f"task {UUID} took 1.5 s at 2026-01-31", "task # took # s at #"),
     ("pointer 0x7ffe12 of block 7f3a9c21 in layer_3", "pointer # of block # in layer_#"),

@@ -694,11 +694,12 @@ local function read_error()
 end
 
 -- Return the text that errors of one cause have in common, at most 200 bytes of the error's first 256. Numbers, words of hexadecimal
--- digits, UUIDs and quoted parts become `#`. The status in `HTTP 500` stays, because it tells causes apart, and so do the strings
--- of JSON, which are the message of most containers.
+-- digits, UUIDs and quoted parts become `#`. The status of the container's response stays, because it tells causes apart, and so do
+-- the strings of JSON, which are the message of most containers.
 local function signature_of(message)
   local text = string.gsub(string.sub(message, 1, 256), '[%c%s]+', ' ')
-  local status, rest = string.match(text, '^ ?(HTTP %d%d%d)(.*)$')
+  local status, rest = string.match(text, "^(the worker's container answered %d%d%d)(.*)$")
+  if not status then status, rest = string.match(text, '^ ?(HTTP %d%d%d)(.*)$') end
   text = rest or text
   if not string.find(text, '[{%[] ?"') then
     text = string.gsub(string.gsub(string.gsub(text, '"[^"]*"', '"#"'), '`[^`]*`', '`#`'), "([ (=:])'[^']*'", "%1'#'")
