@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from queue_engine.backends.container_logs import stamp_ns
@@ -112,13 +112,16 @@ def entries_of_seconds(draw: st.DrawFn) -> list[Entry]:
 def test_killed_followers_lose_and_repeat_no_line(
     entries: list[Entry], lives: list[int], entries_a_round: int, is_since_included: bool
 ) -> None:
+    expected = lines_of(entries)
+    # Beyond the limit of the rate, which lines are dropped depends on where the output pauses.
+    assume(not any("lines dropped" in line for line in expected))
     log = Log()
     for batches in lives:
         if Follower(log, batches).run(entries, entries_a_round, is_since_included=is_since_included):
             break
     else:
         assert Follower(log, 10**6).run(entries, entries_a_round, is_since_included=is_since_included)
-    assert log.lines == lines_of(entries)
+    assert log.lines == expected
 
 
 def test_a_platform_that_no_longer_has_the_last_entry_is_followed_from_its_first_one() -> None:
