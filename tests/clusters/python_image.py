@@ -83,6 +83,16 @@ def add_shell(archive: tarfile.TarFile) -> None:
         _add_link(archive, f"bin/{name}", "busybox")
 
 
+def add_python(archive: tarfile.TarFile, interpreter: Path, library: Path) -> None:
+    """Add an interpreter as `/usr/local/bin/python3`, and its standard library where it looks for it.
+
+    Neither keeps its place: that of a virtual environment may be below a folder, such as `/tmp`, that a pod hides with
+    a volume.
+    """
+    archive.add(interpreter.resolve(), "usr/local/bin/python3")
+    archive.add(library, f"usr/local/lib/{library.name}", filter=_without_caches)
+
+
 def _image(path: Path, lock: str) -> Path:
     interpreter = Path(sys.executable).resolve()
     library = Path(sysconfig.get_path("stdlib"))
@@ -95,9 +105,7 @@ def _image(path: Path, lock: str) -> Path:
         archive.add(ROOT / "deploy/examples/worker_plain.py", "app/worker_plain.py")
         for name in _PROGRAMS:
             archive.add(ROOT / "tests" / name, f"app/tests/{name}")
-        archive.add(interpreter, str(interpreter).lstrip("/"))
-        archive.add(library, str(library).lstrip("/"), filter=_without_caches)
-        _add_link(archive, "usr/local/bin/python3", str(interpreter))
+        add_python(archive, interpreter, library)
         binaries = [interpreter, *library.rglob("*.so"), *(file for file in packages.values() if ".so" in file.name)]
         for needed in _libraries(binaries):
             archive.add(needed.resolve(), str(needed).lstrip("/"))
