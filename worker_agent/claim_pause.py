@@ -1,4 +1,5 @@
-"""The pause in which an agent claims no tasks, after a task whose headers need a key that the agent does not have."""
+"""The pause in which an agent claims no tasks: after a task whose headers need a key that the agent does not have, and
+after a task that it leaves to an idle agent."""
 
 from __future__ import annotations
 

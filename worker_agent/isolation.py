@@ -2,8 +2,8 @@
 
 A suspect runs alone, so that it does not make attempts of other tasks fail again and again. It waits until all running
 calls have ended, and no other call starts until it has run. Because that may take long, a busy agent first releases a
-suspect, so that an idle agent can claim it. When the busy agent claims it a second time, it keeps it: if all agents are
-busy, one of them has to wait for the suspect's turn.
+suspect, and claims nothing for PASSED_ON_SECONDS, so that an idle agent can claim it. When the busy agent claims it a
+second time, it keeps it: if all agents are busy, one of them has to wait for the suspect's turn.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from worker_agent.gate import Gate
 
 log = logging.getLogger(__name__)
 
+PASSED_ON_SECONDS = 2.0
+"""Time for which an agent that has released a suspect claims nothing. An idle agent hears the bell and claims in
+separate calls, over HTTPS by way of an API process, and a busy agent that waits for the bell would be faster."""
 MAX_PASSED_ON = 10_000
 """Maximum number of suspects that an agent remembers to have released for idle agents."""
 

@@ -18,7 +18,7 @@ from worker_agent.container import ContainerWatch
 from worker_agent.drain import Drain
 from worker_agent.execution import CANCELLED, Execution
 from worker_agent.forward import Forwarder
-from worker_agent.isolation import Isolation
+from worker_agent.isolation import PASSED_ON_SECONDS, Isolation
 from worker_agent.leases import HeldAttempt, Leases, StopReason
 from worker_agent.ports import Claim, TaskSource, loop, until_available
 from worker_agent.settlement import Settlement
@@ -143,9 +143,7 @@ class TaskWork:
         attempt = await until_available(partial(claim.start, address=address, is_ahead=is_ahead), "start")
         if attempt is None:
             return
-        # While a suspect (a task that may crash its worker) runs alone, other attempts are released and do not wait
-        # here: if the suspect crashed this worker, they would be lost with it and become suspects too.
-        if duty.draining.is_set() or not self._isolation.is_open or self._isolation.passes_on(attempt):
+        if self._leaves_to_others(attempt, duty):
             await self._settlement.release(attempt, called=False)
         elif isinstance(attempt.task, Unreadable):
             await self._refuse(attempt, attempt.task)
@@ -154,6 +152,19 @@ class TaskWork:
             self._clear_problem()
             with self._leases.holding(attempt, is_ahead=is_ahead) as held:
                 await self._run_attempt(held, attempt.task, duty)
+
+    def _leaves_to_others(self, attempt: StartedAttempt, duty: Duty) -> bool:
+        """Return True if this agent should release the attempt.
+
+        While a suspect (a task that may crash its worker) runs alone, other attempts are released and do not wait here:
+        if the suspect crashed this worker, they would be lost with it and become suspects too.
+        """
+        if duty.draining.is_set() or not self._isolation.is_open:
+            return True
+        if not self._isolation.passes_on(attempt):
+            return False
+        self._pause.wait(PASSED_ON_SECONDS)
+        return True
 
     async def _run_attempt(self, held: HeldAttempt, task: ClaimedTask, duty: Duty) -> None:
         """Wait for a slot and for the attempt's turn, execute it, and settle its outcome.

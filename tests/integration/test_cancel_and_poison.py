@@ -203,6 +203,37 @@ async def test_a_suspect_does_not_wait_for_a_busy_agent_beside_an_idle_one(
     assert (await ended(store, endpoint_id, "fresh")).state is TaskState.SUCCEEDED
 
 
+async def test_a_busy_agent_leaves_a_suspect_to_an_idle_one_that_wakes_later(
+    store: Store, programs: Programs, container: HttpServer
+) -> None:
+    """The idle agent stands still after the bell, until the busy one has heard of the suspect a second time."""
+    async with _busy_beside_a_suspect(store, programs, container) as (endpoint_id, busy, hand_back):
+        await _wait_for_readers(store, 1)
+        idle = programs.agent(endpoint_id, container.url, WORKER_AGENT_CONCURRENCY="4")
+        await _wait_for_readers(store, 2)
+        idle.signal(signal.SIGSTOP)
+        try:
+            await hand_back()
+            bell = store.partitions.of(endpoint_id).bell
+            await store.redis.rpush(bell, 1)  # type: ignore[misc]
+            await wait_until_async(lambda: "left to an idle agent" in busy.output(), message="the suspect is not left")
+
+            async def heard_twice() -> bool:
+                return await _running(store, endpoint_id, 2) or await store.redis.llen(bell) > 0  # type: ignore[misc]
+
+            await wait_until_async(heard_twice, message="the busy agent hears no second bell")
+        finally:
+            idle.signal(signal.SIGCONT)
+        await wait_until_async(partial(_is_ended, store, endpoint_id, "suspect"), message="the busy agent keeps it")
+        assert (await store.tasks.counts(endpoint_id)).running == 1
+    assert (await ended(store, endpoint_id, "fresh")).state is TaskState.SUCCEEDED
+
+
+async def _is_ended(store: Store, endpoint_id: str, task_id: str) -> bool:
+    task = await store.tasks.get(endpoint_id, task_id)
+    return task is not None and task.state is TaskState.SUCCEEDED
+
+
 async def test_a_suspect_that_only_busy_agents_could_take_is_kept_by_one_of_them(
     store: Store, programs: Programs, container: HttpServer
 ) -> None:
