@@ -63,6 +63,7 @@ _OF_THE_LEADER = (
     metrics.endpoint_waiting_tasks,
     metrics.endpoint_oldest_task_timestamp,
     metrics.paused_queues,
+    metrics.oldest_pause_timestamp,
     metrics.queue_lanes,
 )
 """Metrics that only the leading controller exports."""
@@ -423,6 +424,8 @@ class Controller:
         oldest = [queue.oldest_ms for queue in queues if queue.oldest_ms is not None]
         metrics.queue_oldest_task_timestamp.set(min(oldest) / 1000 if oldest else 0)
         metrics.paused_queues.set(sum(one.is_paused for one in found.values()))
+        pauses = [one.paused_ms for one in found.values() if one.paused_ms is not None]
+        metrics.oldest_pause_timestamp.set(min(pauses) / 1000 if pauses else 0)
         open_lanes = sum(one.open_lanes for one in found.values())
         metrics.queue_lanes.set({"open": open_lanes, "parked": sum(one.parked_lanes for one in found.values())})
         if self._config.metrics_endpoint_limit:

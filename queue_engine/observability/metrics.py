@@ -209,6 +209,11 @@ paused_queues = _figures(
     "queue_engine_paused_queues", "Endpoints whose queue is paused while tasks wait there",
     by=CONTROLLER, good_seconds=FIGURES_SECONDS,
 )  # fmt: skip
+oldest_pause_timestamp = _figures(
+    "queue_engine_oldest_pause_timestamp_seconds",
+    "Time when the first of these queues was paused, by the store's clock; 0 if there is none",
+    by=CONTROLLER, good_seconds=FIGURES_SECONDS,
+)  # fmt: skip
 queue_lanes = _figures(
     "queue_engine_queue_lanes",
     "Lanes with waiting tasks, one for each priority and fairness key of an endpoint: open ones have turns, parked "

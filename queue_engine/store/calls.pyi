@@ -513,6 +513,7 @@ class ReadWaitingOk:
     is_paused: bool
     open_lanes: int
     parked_lanes: int
+    paused_ms: int | None
 
 class ReclaimQueued:
     word: Literal["QUEUED"]

@@ -81,6 +81,8 @@ class Waiting:
     """Number of lanes with waiting tasks that have turns."""
     parked_lanes: int = 0
     """Number of lanes with waiting tasks whose fairness key has as many running tasks as it may."""
+    paused_ms: int | None = field(default=None, compare=False)
+    """The time when the queue was paused, in epoch milliseconds of the store's clock; None if it is not paused."""
 
 
 class Sweeper:
@@ -220,6 +222,7 @@ class Sweeper:
                         reply.is_paused,
                         reply.open_lanes,
                         reply.parked_lanes,
+                        reply.paused_ms,
                     )
                     for one, reply in zip(ids, replies, strict=True)
                 ]

@@ -157,6 +157,36 @@ async def test_paused_queues_and_lanes_are_counted(bench: Bench) -> None:
     assert await figures() == {"paused": 1, "open": 0, "parked": 1}
 
 
+async def test_the_first_pause_of_a_queue_with_waiting_tasks_is_known(bench: Bench, store: Store) -> None:
+    other = (await store.endpoints.create(TENANT, config())).endpoint_id
+    bench.endpoint_ids.append(other)
+
+    async def oldest() -> float:
+        leader = controller(store)  # a new one, because figures of paused queues are kept for a minute
+        await leader._hold_leadership()
+        await leader._gauges()
+        (family,) = metrics.oldest_pause_timestamp.collect()
+        return family.samples[0].value
+
+    async def pause(endpoint_id: str, *, paused: bool = True) -> float:
+        await store.endpoints.set_paused(endpoint_id, TENANT, paused=paused)
+        fields = await bench.probe.hash(store.partitions.of(endpoint_id).endpoint)
+        return int(fields.get("paused_at", 0)) / 1000
+
+    first = await pause(bench.endpoint_id)
+    assert first > 0
+    assert await oldest() == 0  # no task waits
+    second = await pause(other)
+    await bench.submit("a")
+    await store.tasks.enqueue(bench.new_task("b", endpoint_id=other))
+    assert await oldest() == first
+    assert await pause(bench.endpoint_id) == first  # paused already
+    assert await pause(bench.endpoint_id, paused=False) == 0
+    assert await oldest() == second
+    assert await pause(other, paused=False) == 0
+    assert await oldest() == 0
+
+
 async def test_workers_are_counted_by_status(bench: Bench, store: Store) -> None:
     other = (await store.endpoints.create(TENANT, config())).endpoint_id
     bench.endpoint_ids.append(other)

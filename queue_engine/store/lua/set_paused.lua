@@ -12,12 +12,13 @@ local owner, desired, before, call = unpack(redis.call('HMGET', endpoint, 'tenan
 if owner ~= tenant or desired == 'deleted' then return { 'NOT_FOUND' } end
 if call == call_id then return { 'OK' } end
 if (before == '1') == is_paused then return { 'UNCHANGED' } end
-redis.call('HSET', endpoint, 'updated', text(now_ms()), 'pause_call', call_id)
+local now = text(now_ms())
+redis.call('HSET', endpoint, 'updated', now, 'pause_call', call_id)
 redis.call('HINCRBY', endpoint, 'version', 1)
 if is_paused then
-  redis.call('HSET', endpoint, 'paused', 1)
+  redis.call('HSET', endpoint, 'paused', 1, 'paused_at', now)
 else
-  redis.call('HDEL', endpoint, 'paused')
+  redis.call('HDEL', endpoint, 'paused', 'paused_at')
   ring_bell()
 end
 return { 'OK' }
