@@ -5,7 +5,8 @@ most; what came of a request without an answer is not known. A journal record ha
 
 | record | by | fields |
 | --- | --- | --- |
-| `submit`, `acknowledged`, `refused` | producer | `task`; `do`, `webhook` and `ttl` (s, or none) of a submit |
+| `submit`, `acknowledged`, `refused` | producer | `task`; of a submit `do`, `webhook`, `ttl` (s) and `key` |
+| `limit` | scenario | `key` of which at most `limit` tasks run at once, while others always wait |
 | `begin`, `end` | container | `task`, `attempt`, `execution`, `worker`; `do` of a begin, `how` of an end |
 | `webhook` | receiver | `id`, `task`, `status`, `result`, `truncated`, `failed_reason`, `answered` |
 | `fault` | scenario | `kind`, `began` and `ended` (monotonic), `hits`: workers whose tasks it may interrupt |

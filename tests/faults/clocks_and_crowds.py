@@ -8,12 +8,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.tasks import TaskStatus
@@ -21,6 +19,7 @@ from queue_engine.store.scripts import load_library, make_script
 from tests.faults.engine import CONTROLLERS, LEASE_SECONDS
 from tests.faults.producer import TaskPlan
 from tests.faults.recovery import quantile
+from tests.faults.rest import patient_client
 from tests.faults.scenarios import AGENT_GOAL_SECONDS, scenario
 from tests.faults.stage import Stage, kill
 from tests.faults.waits_and_retries import check_that_none_began_before_its_time
@@ -97,7 +96,6 @@ def _have_begun(stage: Stage, plans: Sequence[TaskPlan]) -> bool:
 
 MILLION = 1_000_000
 CHUNK = 5000
-PATIENCE_SECONDS = 120.0
 CROWD_SECONDS = 30.0
 STANDSTILL_SECONDS = 20.0
 """In which some of a crowd must have ended."""
@@ -212,19 +210,9 @@ async def _seed(stage: Stage, endpoint_id: str) -> None:
             await script(keys=names, args=arguments)
 
 
-@asynccontextmanager
-async def _patient_client(stage: Stage, endpoint_id: str) -> AsyncIterator[Redis]:
-    """Yield a client for calls that hold the store for as long as its disk or machine takes.
-
-    The engine's own clients give a call up after some seconds. A call here is never repeated, because the seed would
-    then add its tasks twice.
-    """
-    url = stage.engine.url_of(stage.store.partitions.of(endpoint_id).partition.tag)
-    redis = Redis.from_url(url, socket_timeout=PATIENCE_SECONDS, retry=Retry(NoBackoff(), 0))
-    try:
-        yield redis
-    finally:
-        await redis.aclose()
+def _patient_client(stage: Stage, endpoint_id: str) -> AbstractAsyncContextManager[Redis]:
+    """Return a client that waits, because the seed would add its tasks twice if its calls were repeated."""
+    return patient_client(stage.engine.url_of(stage.store.partitions.of(endpoint_id).partition.tag))
 
 
 def _text(source: str) -> str:

@@ -33,6 +33,7 @@ async def flood_of_one_key(stage: Stage) -> None:
         replace(plan, key="flood", priority=LEVELS[number % len(LEVELS)], webhook=False)
         for number, plan in enumerate(stage.mix.steady(FLOOD, ms=1200))
     ]
+    stage.journal.write("limit", key="flood", limit=KEY_LIMIT)
     await stage.load(flood, rate=200)
     async with _limit_is_kept(stage, {plan.task_id: "flood" for plan in flood}):
         for _ in range(3):
@@ -76,7 +77,7 @@ async def kill_between_take_and_start(stage: Stage) -> None:
     dying.to_engine.lose_requests_with(start)
     stuck = [replace(plan, key="stuck", webhook=False) for plan in stage.mix.steady(3 * CONCURRENCY, ms=50)]
     await stage.load(stuck, rate=100)
-    await stage.until(lambda: _has_taken(stage, dying.agents[-1]), what="the agent takes nothing")
+    await stage.until(lambda: _has_taken(stage, dying), what="the agent takes nothing")
     killed = time.monotonic()
     with stage.fault("kill agent", dying):
         await asyncio.to_thread(kill, dying, "agent")
@@ -123,10 +124,15 @@ def _have_ended(stage: Stage, plans: Iterable[TaskPlan]) -> bool:
     return {plan.task_id for plan in plans} <= _ended(stage)
 
 
-async def _has_taken(stage: Stage, agent: str) -> bool:
+async def _has_taken(stage: Stage, worker: Worker) -> bool:
+    """Return True if tasks are taken for the agent, and it has tried to start one, which its link has lost.
+
+    An API claims in its own name. The agent is the only one, so what an API has taken is for it.
+    """
     keys: EndpointKeys = stage.store.partitions.of(stage.endpoint_id)
-    pending = await Probe(stage.store.redis).pending(keys.turn, "agents")
-    return agent in pending.values()
+    takers = set((await Probe(stage.store.redis).pending(keys.turn, "agents")).values())
+    is_taken = any(one.startswith("api-") for one in takers) if stage.over_api else worker.agents[-1] in takers
+    return is_taken and worker.to_engine.has_lost
 
 
 @asynccontextmanager
@@ -150,7 +156,7 @@ async def _limit_is_kept(stage: Stage, keys_of_tasks: dict[str, str]) -> AsyncIt
 async def _look(stage: Stage, keys_of_tasks: dict[str, str], most: Counter[str]) -> None:
     leases = stage.store.partitions.of(stage.endpoint_id).partition.leases
     while True:
-        members: Sequence[str] = list(await Probe(stage.store.redis).scores(leases))
+        members: Sequence[str] = list(await stage.read(lambda: Probe(stage.store.redis).scores(leases)))
         found = Counter(keys_of_tasks.get(parse_member(name)[1], "") for name in members)
         for key, number in found.items():
             if key:

@@ -59,7 +59,8 @@ ALWAYS = (
 def can_be_over_https(one: Scenario) -> bool:
     """Return True for a fault of agents that are started by hand, and do not need the store."""
     modules = {module.__name__ for module in _OF_AGENTS}
-    return one.play.__module__ in modules and one.workers > 0 and one.name not in _STORE_ONLY
+    has_agents = one.workers > 0 or one.name == "kill agent between take and start"
+    return one.play.__module__ in modules and has_agents and one.name not in _STORE_ONLY
 
 
 def over_https(scenarios: Iterable[Scenario]) -> list[Scenario]:

@@ -22,7 +22,7 @@ async def pause_under_load(stage: Stage) -> None:
         for hurt in (_kill_agent, _kill_store, _kill_agent):
             await stage.until_busy(*stage.workers)
             await asyncio.to_thread(stage.engine.order, stage.endpoint_id, "pause")
-            claimed = await _claimed(stage)
+            claimed = await stage.read(lambda: _claimed(stage))
             paused = time.monotonic()
             await hurt(stage)
             settled = time.monotonic() + BEGIN_SECONDS

@@ -84,7 +84,8 @@ class Producer:
         if plan.key is not None:
             body["fairnessKey"] = plan.key
         text = json.dumps(body).encode()
-        self.journal.write("submit", task=plan.task_id, do=plan.input["do"], webhook=plan.webhook, ttl=plan.ttl)
+        facts = {"webhook": plan.webhook, "ttl": plan.ttl, "key": plan.key}
+        self.journal.write("submit", task=plan.task_id, do=plan.input["do"], **facts)
         tries = 0
         while True:
             api = self.rng.randrange(len(self.urls))

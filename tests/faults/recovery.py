@@ -28,8 +28,10 @@ def recoveries(journal: Sequence[Record]) -> Recoveries:
     """From the journals of a run. Each interrupted execution counts once, from the first kill that may have hit it.
 
     What an agent had (`held`) when it was killed was hit then, though it was not executing it: when it was to go on
-    after another kill, it counts from the later one; when it had never begun, until it does.
+    after another kill, it counts from the later one; when it had never begun, until it does. A task of a key that has a
+    limit, and of which others wait, has its turn among these: it counts until the key runs as many as it may again.
     """
+    slots = _slots_of(journal)
     usual = [float(record["seconds"]) for record in journal if record["what"] == "recovered"]
     alone: list[float] = []
     faults = faults_of(journal)
@@ -49,8 +51,42 @@ def recoveries(journal: Sequence[Record]) -> Recoveries:
             lost += (interrupted is not None and interrupted.how != "busy") + sum(one["running"] for one in later)
             hit = max([killed or 0.0, *(float(record["began"]) for record in later)])
             if hit:
-                (alone if lost >= SUSPECT_AFTER else usual).append(again.began - hit)
+                on = slots[task_id].full_after(hit) if task_id in slots else again.began
+                (alone if lost >= SUSPECT_AFTER else usual).append(min(on, again.began) - hit)
     return Recoveries(tuple(sorted(usual)), tuple(sorted(alone)))
+
+
+@dataclass(frozen=True)
+class _Slots:
+    """How many tasks of a key ran at once."""
+
+    limit: int
+    changes: Sequence[tuple[float, int]]
+    """When one began (1), and when one ended or lost its worker (-1), sorted."""
+
+    def full_after(self, since: float) -> float:
+        """Return when the key first ran as many tasks as it may after that time; infinity if it never did."""
+        running = 0
+        for at, change in self.changes:
+            running += change
+            if at > since and running >= self.limit:
+                return at
+        return math.inf
+
+
+def _slots_of(journal: Sequence[Record]) -> dict[str, _Slots]:
+    """Return by task the slots of its key, for the keys that have a limit."""
+    limits = {record["key"]: int(record["limit"]) for record in journal if record["what"] == "limit"}
+    keys = {record["task"]: record["key"] for record in journal if record["what"] == "submit" and record.get("key")}
+    kills = [fault for fault in faults_of(journal) if fault.kind.startswith("kill") and fault.hits]
+    changes: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    for task_id, of_task in executions_of(journal).items():
+        if keys.get(task_id) in limits:
+            for one in of_task:
+                killed = [kill.began for kill in kills if one.worker in kill.hits and kill.began >= one.began]
+                changes[keys[task_id]] += [(one.began, 1), (min([one.ended, *killed]), -1)]
+    by_key = {key: _Slots(limit, sorted(changes[key])) for key, limit in limits.items()}
+    return {task_id: by_key[key] for task_id, key in keys.items() if key in limits}
 
 
 def _killed(interrupted: Execution, again: Execution, kills: Sequence[Fault], outages: Sequence[Fault]) -> float | None:

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from queue_engine.store.keys import EndpointKeys, Partition, task_delivery_id
 from tests.store.consistency import faults_of
 from tests.store.probe import Probe
+
+PATIENCE_SECONDS = 120.0
+"""Timeout of a call that reads much, or of a machine under load."""
+
+
+@asynccontextmanager
+async def patient_client(url: str) -> AsyncIterator[Redis]:
+    """Yield a client for calls that hold the store for as long as its disk or machine takes.
+
+    The engine's own clients give a call up after some seconds. A call here is never repeated.
+    """
+    redis = Redis.from_url(url, socket_timeout=PATIENCE_SECONDS, retry=Retry(NoBackoff(), 0))
+    try:
+        yield redis
+    finally:
+        await redis.aclose()
 
 
 @dataclass(frozen=True)

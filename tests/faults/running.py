@@ -15,12 +15,17 @@ from contextlib import AbstractContextManager, contextmanager
 from glob import glob
 from pathlib import Path
 
+import httpx
+from redis.exceptions import RedisError
+
 from tests.clusters.engine import IMAGE, ContainerEngine, missing, shell_image
+from tests.faults.checker import Verdict
 from tests.faults.container_hosting import CONTAINERS, ContainerHosting
 from tests.faults.disks import fillable_server, script
 from tests.faults.engine import CLOCK_FILE, ROOT, Engine, Group, set_clock
 from tests.faults.groups import cluster_group, sentinel_group
 from tests.faults.proxy import Network
+from tests.faults.recovery import Recoveries
 from tests.faults.scenarios import Scenario
 from tests.faults.stage import Outcome, Stage
 from tests.servers import StoreServer, StoreServerError, redis_binary, valkey_binary
@@ -131,9 +136,24 @@ async def run_scenario(scenario: Scenario, engine: Engine, directory: Path, seed
             **dict(scenario.endpoint),
         )
         await play(scenario, stage)
-        return await stage.finish(scenario.name, scenario.goal_seconds, began)
+        return await _ended(scenario, stage, began)
     finally:
         await stage.close()
+
+
+async def _ended(scenario: Scenario, stage: Stage, began: float) -> Outcome:
+    """Return the outcome; a failed one without evidence, so that the others are still played."""
+    try:
+        return await stage.finish(scenario.name, scenario.goal_seconds, began)
+    except (AssertionError, OSError, RedisError, httpx.HTTPError, StoreServerError) as error:
+        traceback.print_exc()
+        sentence = f"nothing is known of the end: {type(error).__name__} {error}"
+        verdict = Verdict((*stage.violations, sentence), tasks=0, executions=0, lost=0, duplicated=0)
+        seconds = time.monotonic() - began
+        return Outcome(
+            scenario.name, stage.rate, verdict, Recoveries(), scenario.goal_seconds, seconds, stage.directory,
+            notes=tuple(stage.notes), weaker=stage.weaker,
+        )  # fmt: skip
 
 
 async def play(scenario: Scenario, stage: Stage) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
 import signal
 import time
@@ -10,27 +11,31 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import httpx
 
+from queue_engine.aio import retry_while_unavailable
 from queue_engine.store.keys import parse_member
 from queue_engine.store.queue import GROUP
-from queue_engine.store.redis.client import close, connect
+from queue_engine.store.redis.client import unavailability
 from queue_engine.store.store import Store
 from tests.faults.checker import Evidence, Verdict, check
 from tests.faults.engine import API_KEY, Engine, Worker
 from tests.faults.journal import Journal, JournalReader, Record, read_journal
 from tests.faults.orders import Client
-from tests.faults.producer import Mix, Producer, TaskPlan
+from tests.faults.producer import TRANSIENT, Mix, Producer, TaskPlan
 from tests.faults.recovery import Recoveries, recoveries
-from tests.faults.rest import Rest, is_at_rest, look
+from tests.faults.rest import Rest, is_at_rest, look, patient_client
 from tests.ports import free_port
-from tests.waiting import wait_until_async
+from tests.waiting import wait_until, wait_until_async
 
+T = TypeVar("T")
 SAMPLE_SECONDS = 0.25
 REST_SECONDS = 120.0
 PAGE = 100
+READ_SECONDS = 60.0
+"""Time for which a read of the suite is repeated that gets no response, because it shares the machine with the load."""
 LONG_MS = 800
 """An execution that takes this long can be interrupted on purpose."""
 
@@ -169,8 +174,16 @@ class Stage:
         await submitting
 
     async def until(self, condition: Callable[[], Any], seconds: float = 60.0, what: str = "") -> None:
-        """Wait for a condition, which may be async; AssertionError that says `what`."""
-        await wait_until_async(condition, seconds, what or "the scenario does not get on")
+        """Wait for a condition, which may be async; AssertionError that says `what`.
+
+        It does not hold while it cannot be read.
+        """
+        await wait_until_async(lambda: _answer_of(condition), seconds, what or "the scenario does not get on")
+
+    async def read(self, call: Callable[[], Awaitable[T]], seconds: float = READ_SECONDS) -> T:
+        """Return what a call reads from the store. Repeat it for as long as the store does not respond."""
+        async with asyncio.timeout(seconds):
+            return await retry_while_unavailable(call, passing=unavailability, what="the suite")
 
     async def hold(self, least: float, most: float | None = None) -> None:
         """Let a fault last, or the load go on, for a time chosen between the two."""
@@ -222,6 +235,10 @@ class Stage:
 
     async def note_held(self, worker: Worker, killed: float) -> None:
         """Journal the tasks that the store takes its dead agent to have: read and not started, or running."""
+        for task_id, running in sorted((await self.read(lambda: self._held(worker))).items()):
+            self.journal.write("held", task=task_id, worker=worker.name, running=running, began=killed)
+
+    async def _held(self, worker: Worker) -> dict[str, bool]:
         keys, redis, agent = self.store.partitions.of(self.endpoint_id), self.store.redis, worker.agents[-1]
         held = {}
         for stream in (keys.queue, keys.retry_queue):
@@ -234,8 +251,7 @@ class Stage:
                 state, holder = await redis.hmget(keys.task(task_id), ["state", "worker"])  # type: ignore[misc]
                 if (state, holder) == (b"running", agent.encode()):
                     held[task_id] = True
-        for task_id, running in sorted(held.items()):
-            self.journal.write("held", task=task_id, worker=worker.name, running=running, began=killed)
+        return held
 
     def note_wiped(self) -> None:
         """The operator has removed everything: what was before does not count any more."""
@@ -296,13 +312,10 @@ class Stage:
         await asyncio.gather(*self._loads, return_exceptions=True)
         await self._heal()
         keys = self.store.partitions.of(self.endpoint_id)
-        redis = connect(self.engine.url_of(keys.partition.tag))
-        try:
+        async with patient_client(self.engine.url_of(keys.partition.tag)) as redis:
             with suppress(AssertionError):  # the check says what has not ended
-                await wait_until_async(lambda: is_at_rest(redis, keys), self.rest_seconds)
-            evidence = await self._evidence(await look(redis, keys))
-        finally:
-            await close(redis)
+                await self.until(lambda: is_at_rest(redis, keys), self.rest_seconds)
+            evidence = await self._evidence(await self.read(lambda: look(redis, keys), self.rest_seconds))
         journal = evidence.journal
         if expired := sum(task["state"] == "expired" for task in evidence.tasks.values()):
             self.notes.append(f"{expired} tasks expired")
@@ -351,7 +364,7 @@ class Stage:
             task_id: task | {"lost": rest.lost.get(task_id, 0), "runs": rest.runs.get(task_id, 1)}
             for task_id, task in (await asyncio.to_thread(self._tasks, names, retried)).items()
         }
-        counts = await asyncio.to_thread(lambda: self.engine.get(f"/{self.endpoint_id}/tasks/count"))
+        counts = await asyncio.to_thread(self._counts)
         processes = [*self.violations, *(f"ended by itself: {one}" for one in self.engine.ended())]
         return Evidence(
             journal=journal,
@@ -367,11 +380,11 @@ class Stage:
         base = f"{self.engine.api_urls[0]}/v2/serverless/{self.endpoint_id}/tasks"
         tasks = {}
         with httpx.Client(headers={"X-Api-Key": API_KEY}, timeout=30) as client:
-            while items := client.get(base, params={"pageNumber": page, "pageSize": PAGE}).json()["data"]["items"]:
+            while items := _get(client, f"{base}?pageNumber={page}&pageSize={PAGE}").json()["data"]["items"]:
                 names |= {item["taskId"] for item in items}
                 page += 1
             for name in sorted(names):
-                answer = client.get(f"{base}/{name}")
+                answer = _get(client, f"{base}/{name}")
                 if answer.status_code == 200:
                     try:
                         tasks[name] = answer.json()["data"]
@@ -379,9 +392,15 @@ class Stage:
                         self.violations.append(f"{name} cannot be read: {answer.text[:300]}")
                         continue
                     if name in retried:
-                        attempts = client.get(f"{base}/{name}/attempts").json()["data"]
+                        attempts = _get(client, f"{base}/{name}/attempts").json()["data"]
                         tasks[name]["history"] = [one["attempt"] for one in attempts]
         return tasks
+
+    def _counts(self) -> dict[str, int]:
+        with httpx.Client(headers={"X-Api-Key": API_KEY}, timeout=30) as client:
+            url = f"{self.engine.api_urls[0]}/v2/serverless/{self.endpoint_id}/tasks/count"
+            counts: dict[str, int] = _get(client, url).json()["data"]
+            return counts
 
     async def _sample(self) -> None:
         url = f"/v2/serverless/{self.endpoint_id}/tasks/count"
@@ -396,6 +415,32 @@ class Stage:
                     if answer.status_code == 200:
                         self.journal.write("counts", began=began, **answer.json()["data"])
                 await asyncio.sleep(SAMPLE_SECONDS)
+
+
+async def _answer_of(condition: Callable[[], Any]) -> Any:
+    """Return the answer of a condition; None if the store or an API does not respond to what it reads."""
+    try:
+        answer = condition()
+        return await answer if inspect.isawaitable(answer) else answer
+    except Exception as error:
+        if unavailability(error) is None and not isinstance(error, httpx.TransportError):
+            raise
+        return None
+
+
+def _get(client: httpx.Client, url: str) -> httpx.Response:
+    """Return the response to a GET, which is repeated while there is none, or one that asks for it."""
+
+    def response() -> httpx.Response | None:
+        try:
+            found = client.get(url)
+        except httpx.TransportError:
+            return None
+        return None if found.status_code in TRANSIENT else found
+
+    found = wait_until(response, READ_SECONDS, f"no response to {url}")
+    assert found is not None
+    return found
 
 
 def kill(worker: Worker, *parts: str) -> None:

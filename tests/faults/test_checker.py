@@ -23,8 +23,8 @@ class Story:
         self.clock += 0.001
         self.journal.append({"what": what, "mono": self.clock, **fields})
 
-    def submit(self, task: str, do: str = "ok") -> None:
-        self.note("submit", task=task, do=do, webhook=True)
+    def submit(self, task: str, do: str = "ok", *, key: str | None = None) -> None:
+        self.note("submit", task=task, do=do, webhook=True, key=key)
         self.note("acknowledged", task=task)
 
     def execute(self, task: str, attempt: int = 1, *, worker: str = "w1", how: str = "ok", name: str = "") -> str:
@@ -591,6 +591,25 @@ def test_a_worker_that_is_lost_before_the_task_began_makes_a_suspect_too(story: 
     story.execute("c", 3)
     assert recoveries(story.journal).usual == ()
     assert recoveries(story.journal).alone == pytest.approx([7], abs=0.1)
+
+
+def test_a_task_of_a_key_with_a_limit_counts_until_the_key_uses_all_its_slots_again(story: Story) -> None:
+    """It waits for its turn behind tasks of a higher priority, which says nothing of how soon its loss was noticed."""
+    story.note("limit", key="k", limit=2)
+    for task in ("a1", "a2", "a3", "lost"):
+        story.submit(task, key="k")
+    begins = {"lost": 0, "a1": 0.5, "a2": 3, "a3": 5}
+    for task, at in begins.items():
+        story.journal.append({"what": "begin", "mono": 100.0 + at, "do": "ok", "task": task, "attempt": 1,
+                              "execution": task, "worker": "w1" if task == "lost" else "w2"})  # fmt: skip
+    for task, at in {"a1": 3, "a2": 9, "a3": 9}.items():
+        story.journal.append({"what": "end", "mono": 100.0 + at, "how": "ok", "task": task, "attempt": 1,
+                              "execution": task, "worker": "w2"})  # fmt: skip
+    story.clock = 101.0
+    story.fault("kill agent", "w1")
+    story.clock = 120.0
+    story.execute("lost", 2, worker="w2")
+    assert recoveries(story.journal).usual == pytest.approx([4], abs=0.1)
 
 
 def test_a_task_that_was_busy_has_not_recovered_from_anything(story: Story) -> None:

@@ -37,7 +37,8 @@ def test_faults_of_agents_are_played_with_agents_over_https_too() -> None:
     assert {f"{name} over https" for name in ALWAYS} <= SCENARIOS.keys()
     asked = over_https(SCENARIOS.values())
     assert all(scenario.over_api for scenario in asked)
-    assert {"late results over https", "cancel over https", "random mix over https"} <= {one.name for one in asked}
+    named = {"late results", "cancel", "random mix", "kill agent between take and start"}
+    assert {f"{name} over https" for name in named} <= {one.name for one in asked}
 
 
 def test_a_run_in_which_everything_is_skipped_shows_nothing(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ async def _cut_subscriptions(stage: Stage) -> None:
     """Close the subscriptions of all processes as soon as they exist, while at least ENDS_UNHEARD tasks end."""
     ended = len(stage.seen("end"))
     while len(stage.seen("end")) < ended + ENDS_UNHEARD:
-        await stage.store.redis.client_kill_filter(_type="pubsub")
+        await stage.read(lambda: stage.store.redis.client_kill_filter(_type="pubsub"))
         await stage.hold(CUT_PAUSE_SECONDS)
 
 

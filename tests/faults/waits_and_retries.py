@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 from tests.faults.producer import TaskPlan
 from tests.faults.scenarios import STORE_GOAL_SECONDS, scenario
@@ -78,7 +79,7 @@ async def check_that_none_began_before_its_time(stage: Stage, plans: Iterable[Ta
     """Note a violation for each of these tasks with a delay that began before its time, by the store's clock."""
     due = await _fields(stage, plans, "run_at")
     for task_id, at in due.items():
-        attempts = await stage.store.tasks.attempts(stage.endpoint_id, task_id)
+        attempts = await stage.read(partial(stage.store.tasks.attempts, stage.endpoint_id, task_id))
         if at is None:
             stage.violations.append(f"{task_id} had no time before which it must not begin")
         elif not attempts:
@@ -163,4 +164,9 @@ async def _fields(stage: Stage, plans: Iterable[TaskPlan], field: str) -> dict[s
     """This field of each task's record in the store."""
     keys = stage.store.partitions.of(stage.endpoint_id)
     redis = stage.store.redis
-    return {plan.task_id: await redis.hget(keys.task(plan.task_id), field) for plan in plans}  # type: ignore[misc]
+
+    async def read(task_id: str) -> bytes | None:
+        found: bytes | None = await redis.hget(keys.task(task_id), field)  # type: ignore[misc]
+        return found
+
+    return {plan.task_id: await stage.read(partial(read, plan.task_id)) for plan in plans}
