@@ -52,9 +52,11 @@ async def test_waiting_may_be_given_up_and_taken_up_again() -> None:
 
 async def test_only_the_leader_is_asked_to_end(tmp_path: Path) -> None:
     told = tmp_path / "told"
+    # The leader sets its trap first, so that the child's file says that both are set.
     group = start(
+        f"trap 'echo leader >> {told}; exit' TERM; "
         f"sh -c 'trap \"echo child >> {told}\" TERM; touch {told}.up; while :; do sleep 0.02; done' & "
-        f"trap 'echo leader >> {told}; exit' TERM; while :; do sleep 0.02; done"
+        "while :; do sleep 0.02; done"
     )
     await wait_until_async((tmp_path / "told.up").exists)
     group.terminate()
