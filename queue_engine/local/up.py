@@ -38,6 +38,8 @@ READY_SECONDS = 60.0
 """Time without progress after which the start of the API is given up."""
 LOOK_SECONDS = 1.0
 """Interval at which the progress of the API's start is looked at."""
+LOADING_SECONDS = 1.0
+"""Time for which the store loads data without a word, and the interval of the progress after it."""
 FIRST_WORD_SECONDS = 10.0
 """Time after which a person at the terminal reads what the start waits for. The time until the next word doubles."""
 WORKER_GRACE_SECONDS = 10.0
@@ -320,7 +322,7 @@ class _Stack:
             self._data_dir / "store",
             environment=self._options.environment,
             options={"maxmemory": str(self._options.max_memory)},
-            on_loading=lambda percent: self.say(f"loading the data: {percent:.0f} %"),
+            on_loading=_Loading(self.say).look,
             on_exit=self._on_exit,
         )
         return await self._store.start()
@@ -454,6 +456,26 @@ Ctrl-C stops everything."""
         if allowed is None:
             reason = "there is a second tenant" if self._allows_loopback else "--host is not loopback"
         return f"to public addresses only: {reason}"
+
+
+class _Loading:
+    """The loading of the store's data: a line when it begins, and its progress once it takes longer than a moment."""
+
+    def __init__(self, say: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._say = say
+        self._clock = clock
+        self._next_word: float | None = None
+
+    def look(self, percent: float) -> None:
+        """Take the share that is loaded, which is read many times a second."""
+        now = self._clock()
+        if self._next_word is None:
+            self._say("loading the data")
+        elif now >= self._next_word:
+            self._say(f"loading the data: {percent:.0f} %")
+        else:
+            return
+        self._next_word = now + LOADING_SECONDS
 
 
 class _SlowStart:

@@ -1,4 +1,4 @@
-"""A start of the API that takes long: what `up` says about it, and when it gives up."""
+"""A start that takes long: what `up` says about it, and when it gives the API up."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from queue_engine.domain.errors import EngineError
-from queue_engine.local.up import _SlowStart
+from queue_engine.local.up import _Loading, _SlowStart
 from queue_engine.processes.bounded_log import BoundedLog
 from queue_engine.processes.progress import Progress
 from tests.waiting import wait_until
@@ -103,3 +103,27 @@ def test_another_process_in_place_of_one_that_died_is_progress(idle: Start, busy
     assert progress.look(None)
     assert not progress.look(None)
     assert progress.processor_seconds == 0
+
+
+def test_a_short_loading_of_the_data_is_one_line() -> None:
+    assert said_of_loading([(0.02 * look, look) for look in range(50)]) == ["loading the data"]
+
+
+def test_a_long_loading_of_the_data_shows_its_progress_each_second() -> None:
+    looks = [(0.02 * look, look / 2) for look in range(200)]
+    assert said_of_loading(looks) == [
+        "loading the data",
+        "loading the data: 25 %",
+        "loading the data: 50 %",
+        "loading the data: 75 %",
+    ]
+
+
+def said_of_loading(looks: list[tuple[float, float]]) -> list[str]:
+    """Return the lines that `up` prints for these times, each with the percentage that is loaded."""
+    said: list[str] = []
+    now = 0.0
+    loading = _Loading(said.append, clock=lambda: now)
+    for now, percent in looks:  # noqa: B007 - read by the clock
+        loading.look(percent)
+    return said
