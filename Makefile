@@ -1,10 +1,16 @@
-# Needs make and Python 3.11 or newer with pip and venv; everything else goes into .venv.
+# Needs make and Python 3.11 or newer with pip and venv; everything else goes into .venv. There are two sizes of it: that of
+# `make setup` runs the engine, and any target that checks, tests or measures adds its packages (`make develop`).
 # Another interpreter: make setup PYTHON=python3.13
 
 PYTHON ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check
+INSTALL := $(PIP) --require-hashes
 LOCK   := requirements/all.txt
+# Pins of $(LOCK) that `queue-engine up` needs with every backend, and those of the demo.
+RUNTIME_LOCK := requirements/runtime.txt
+DEMO_LOCK    := requirements/demo.txt
 # Most tests wait for processes of their own rather than compute.
 TEST_PROCESSES ?= 6
 # Tested end to end by `make test-servers`.
@@ -43,9 +49,23 @@ if [ -z "$$found" ]; then \
 fi
 endef
 
+define make_venv
+$(find_python); \
+echo "== $(VENV) with $$("$$found" --version)"; \
+"$$found" -m venv --clear $(VENV) || { \
+	echo "venv failed. On Debian and Ubuntu: apt-get install python3-venv" >&2; \
+	exit 1; \
+}
+endef
+
+define install_project
+echo "== this project, editable"; \
+$(PIP) --no-deps --no-build-isolation --editable .
+endef
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast test-servers test-images test-clusters test-browser check format docs stubs web \
+.PHONY: help setup develop demo test test-fast test-servers test-images test-clusters test-browser check format docs stubs web \
 	check-web bench \
 	bench-check bench-growth faults hostile audit images lock clean
 
@@ -54,9 +74,12 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
 		while IFS='|' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
 
-setup: $(VENV)/.installed $(VENV)/.tools ## make .venv from the lock and install this project into it
+# An environment that has the packages of the tests keeps them.
+setup: $(if $(wildcard $(VENV)/.locked),develop,$(VENV)/.runtime-installed) ## make .venv with this project and what `queue-engine up` needs
 
-demo: setup ## run the demo on this machine, with an embedded store
+develop: $(VENV)/.locked $(VENV)/.installed $(VENV)/.tools ## add what the tests and checks need to .venv; the other targets do it themselves
+
+demo: $(if $(wildcard $(VENV)/.locked),develop,$(VENV)/.demo) ## run the demo on this machine, with an embedded store
 	$(BIN)/python deploy/demo/run.py
 
 # A file stays in one process, because its tests may share a running engine. The files are taken in the order in which
@@ -64,28 +87,28 @@ demo: setup ## run the demo on this machine, with an embedded store
 # Bytecode is written although the environment may forbid it, because without it each process compiles all tests, and
 # rewrites their asserts, in every run.
 test test-fast: export PYTHONDONTWRITEBYTECODE =
-test: setup ## run all tests but the benchmarks, the model servers, the images and the clusters
+test: develop ## run all tests but the benchmarks, the model servers, the images and the clusters
 	$(BIN)/python -m pytest tests --ignore=tests/bench --ignore=tests/model_servers --ignore=tests/images \
 		--ignore=tests/clusters --ignore=tests/browser -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations=10 --durations-min=1
 
-test-fast: setup ## run the unit tests with few examples, and the store's on the embedded Valkey only
+test-fast: develop ## run the unit tests with few examples, and the store's on the embedded Valkey only
 	$(BIN)/python -m pytest tests/unit tests/store -m "not redis7 and not topology" --hypothesis-profile=fast \
 		-n 4 --dist worksteal
 
-test-servers: setup ## run model servers from PyPI end to end, each in a virtual environment of its own
+test-servers: develop ## run model servers from PyPI end to end, each in a virtual environment of its own
 	$(BIN)/python -m tests.model_servers.environments
 	$(BIN)/python -m pytest tests/model_servers
 
-test-images: setup ## build the images with podman on a base of Debian packages, and run compose.yaml with them
+test-images: develop ## build the images with podman on a base of Debian packages, and run compose.yaml with them
 	$(BIN)/python -m pytest tests/images
 
-test-clusters: setup ## run workers in containers of DOCKER_HOST or podman, and in the Kubernetes cluster of KUBECONFIG
+test-clusters: develop ## run workers in containers of DOCKER_HOST or podman, and in the Kubernetes cluster of KUBECONFIG
 	$(BIN)/python -m pytest tests/clusters -rs --durations=5
 
-test-browser: setup $(VENV)/.browser ## use the web console in Chromium, which chromium-headless-shell of Debian has
+test-browser: develop $(VENV)/.browser ## use the web console in Chromium, which chromium-headless-shell of Debian has
 	$(BIN)/python -m pytest tests/browser -rs --durations=5
 
-check: setup ## lint, formatting, types, prose, layers, the built console
+check: develop ## lint, formatting, types, prose, layers, the built console
 	@echo "== ruff check"
 	$(BIN)/ruff check $(PRESENT)
 	@echo "== ruff format"
@@ -99,11 +122,11 @@ check: setup ## lint, formatting, types, prose, layers, the built console
 	@echo "== console"
 	@$(MAKE) --no-print-directory check-web
 
-format: setup ## format the code and apply the safe fixes of the linter
+format: develop ## format the code and apply the safe fixes of the linter
 	$(BIN)/ruff check --fix $(PRESENT)
 	$(BIN)/ruff format $(PRESENT)
 
-docs: setup ## write the reference pages, the dashboards and the chart's schema that are made from the code
+docs: develop ## write the reference pages, the dashboards and the chart's schema that are made from the code
 	$(BIN)/python -m tests.reference_helm
 	$(BIN)/python -m tests.reference_pages
 	$(BIN)/python -m deploy.grafana
@@ -124,26 +147,26 @@ check-web:
 			echo "the console differs from its sources: run \`make web\` and commit $(WEB_BUILT)" >&2; exit 1; }; \
 	fi
 
-bench: setup ## measure beside other job queues, and draw docs/benchmarks; BENCH="--only agent --scale 0.2" is quicker
+bench: develop ## measure beside other job queues, and draw docs/benchmarks; BENCH="--only agent --scale 0.2" is quicker
 	$(BIN)/python -m tests.bench.environments
 	$(BIN)/python -m tests.bench $(BENCH)
 
-bench-check: setup ## name what got slower from one result of `make bench` to another: A=old.json B=new.json
+bench-check: develop ## name what got slower from one result of `make bench` to another: A=old.json B=new.json
 	$(BIN)/python -m tests.bench check $(A) $(B)
 
-bench-growth: setup ## measure whether costs depend on how many tasks have ended or wait
+bench-growth: develop ## measure whether costs depend on how many tasks have ended or wait
 	$(BIN)/python -m tests.bench growth
 
-faults: setup ## hurt a running engine in many ways, and look for what was lost
+faults: develop ## hurt a running engine in many ways, and look for what was lost
 	$(BIN)/python -m tests.faults $(FAULTS)
 
-hostile: setup ## send hostile and harmless requests to an API, and write docs/operations/hostile-inputs.md
+hostile: develop ## send hostile and harmless requests to an API, and write docs/operations/hostile-inputs.md
 	$(BIN)/python -m tests.integration.hostile_classes
 
-audit: setup .venv-audit/.installed ## look for known vulnerabilities in the locked packages
+audit: develop .venv-audit/.installed ## look for known vulnerabilities in the locked packages
 	$(BIN)/python -m tests.audit_packages .venv-audit/bin/pip-audit
 
-stubs: setup ## write the signatures of the store's scripts from their headers
+stubs: develop ## write the signatures of the store's scripts from their headers
 	$(BIN)/python -m tests.script_signatures
 
 images: ## build the images queue-engine/engine and queue-engine/agent; BASE=python:3.13-slim@sha256:… pins their base
@@ -169,6 +192,8 @@ lock: ## resolve the dependencies anew and write requirements/*.txt
 		compile requirements/all.txt --all-extras && \
 		compile requirements/agent.txt --extra agent --constraints requirements/all.txt && \
 		compile requirements/server.txt --extra server --extra docker --extra kubernetes --constraints requirements/all.txt && \
+		compile $(RUNTIME_LOCK) --extra all --constraints requirements/all.txt && \
+		compile $(DEMO_LOCK) --extra all --extra demo --constraints requirements/all.txt && \
 		compile_of() { \
 			echo "== $$1"; \
 			"$$scratch/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -199,29 +224,41 @@ clean: ## remove .venv, caches and build results
 	rm -rf $(VENV) .venv-servers .venv-peers .venv-audit .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 	find $(PRESENT) -type d -name __pycache__ -prune -exec rm -rf {} +
 
-# A changed lock makes the environment anew, so that nothing of the old one stays behind.
+# A changed lock makes the environment again, so that nothing of the old one stays behind.
+$(VENV)/.runtime: $(RUNTIME_LOCK) requirements/build.txt
+	@$(make_venv)
+	@echo "== locked dependencies of the engine"
+	$(INSTALL) -r $(RUNTIME_LOCK) -r requirements/build.txt
+	@touch $@
+
+$(VENV)/.runtime-installed: $(VENV)/.runtime pyproject.toml
+	@$(install_project)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.runtime-installed $(DEMO_LOCK)
+	@echo "== the demo's model, and what checks its webhooks"
+	$(INSTALL) -r $(DEMO_LOCK)
+	@touch $@
+
+# The packages of the tests are added to those of the engine, from which `queue-engine up` may be running.
 $(VENV)/.locked: $(LOCK)
-	@$(find_python); \
-		echo "== $(VENV) with $$("$$found" --version)" && \
-		{ "$$found" -m venv --clear $(VENV) || { \
-			echo "venv failed. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }; }
+	@if [ -e $@ ] || ! [ $(VENV)/.runtime -nt $(RUNTIME_LOCK) ]; then $(make_venv); fi
 	@echo "== locked dependencies"
-	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r $(LOCK)
+	$(INSTALL) -r $(LOCK)
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.locked pyproject.toml
-	@echo "== this project, editable"
-	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(install_project)
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.locked requirements/deploy.txt
 	@echo "== programs that check deploy/"
-	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/deploy.txt
+	$(INSTALL) -r requirements/deploy.txt
 	@touch $@
 
 $(VENV)/.browser: $(VENV)/.locked requirements/browser.txt
 	@echo "== programs that use the console in a browser"
-	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/browser.txt
+	$(INSTALL) -r requirements/browser.txt
 	@touch $@
 
 $(WEB)/node_modules/.installed: $(WEB)/package-lock.json
