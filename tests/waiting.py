@@ -19,13 +19,20 @@ PAUSE_SHARE = 0.1
 """A pause is at most this share of the time waited so far, so that long waits ask rarely and end hardly later."""
 
 
-def wait_until(condition: Callable[[], T], timeout: float = GIVE_UP_SECONDS, message: str = "condition not met") -> T:
-    """Return the first true answer of `condition`; AssertionError with `message` after `timeout` seconds."""
+def wait_until(
+    condition: Callable[[], T],
+    timeout: float = GIVE_UP_SECONDS,
+    message: str | Callable[[], str] = "condition not met",
+) -> T:
+    """Return the first true answer of `condition`; AssertionError with `message` after `timeout` seconds.
+
+    A function as the message is called after that time, so that it can say what the state is then.
+    """
     began = time.monotonic()
     while not (answer := condition()):
         waited = time.monotonic() - began
         if waited >= timeout:
-            raise _not_met(message, timeout)
+            raise _not_met(message if isinstance(message, str) else message(), timeout)
         time.sleep(_pause(waited))  # noqa: TID251 - the one place that the rule points to
     return answer
 

@@ -325,7 +325,7 @@ def wait_until_ready(installation: Installation) -> None:
             [one["metadata"]["name"] for one in found if not is_rolled_out(one)] if len(found) == len(ROLES) else ["-"]
         )
 
-    wait_until(lambda: not unready(), INSTALL_SECONDS, message=f"not ready: {unready()}\n{installation.logs()}")
+    wait_until(lambda: not unready(), INSTALL_SECONDS, lambda: f"not ready: {unready()}\n{installation.logs()}")
 
 
 def is_rolled_out(deployment: Object) -> bool:
