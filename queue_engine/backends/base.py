@@ -32,6 +32,11 @@ looks at the endpoint and writes to the store at each change."""
 class BackendError(Exception):
     """The backend cannot perform a request. The message may be shown to the endpoint's owner."""
 
+    @property
+    def for_operators(self) -> str:
+        """The message with what owners of endpoints must not read, such as the address of the platform."""
+        return str(self)
+
 
 class EndNotConfirmed(BackendError):
     """The end of a worker was requested, and was not seen within the limit. The worker may still run.

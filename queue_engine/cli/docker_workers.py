@@ -128,5 +128,7 @@ def _docker_errors() -> Iterator[None]:
             f"QUEUE_ENGINE_BACKEND: docker needs packages that are not installed ({error.name}): "
             "pip install 'queue-engine[docker]'"
         ) from error
-    except (BackendError, OSError, ValueError) as error:
+    except BackendError as error:
+        raise EngineError(f"QUEUE_ENGINE_BACKEND: docker: {error.for_operators}") from error
+    except (OSError, ValueError) as error:
         raise EngineError(f"QUEUE_ENGINE_BACKEND: docker: {error}") from error

@@ -151,5 +151,7 @@ def _kubernetes_errors() -> Iterator[None]:
             f"QUEUE_ENGINE_BACKEND: kubernetes needs packages that are not installed ({error.name}): "
             "pip install 'queue-engine[kubernetes]'"
         ) from error
-    except (BackendError, OSError, ValueError) as error:
+    except BackendError as error:
+        raise EngineError(f"QUEUE_ENGINE_BACKEND: kubernetes: {error.for_operators}") from error
+    except (OSError, ValueError) as error:
         raise EngineError(f"QUEUE_ENGINE_BACKEND: kubernetes: {error}") from error

@@ -270,7 +270,7 @@ async def test_workers_go_on_while_the_engine_restarts(
     assert unknown.reason == "the container engine does not respond"
     with pytest.raises(EngineUnavailable):
         await backend.kill("w1")
-    assert str(backend.problem).startswith(f"the container engine at {platform.engine.url} cannot be reached: ")
+    assert str(backend.problem).startswith("the container engine cannot be reached: ")
     platform.engine.start()
     assert await in_phase(backend, "w1", Phase.RUNNING) == before
     assert backend.problem is None

@@ -413,7 +413,7 @@ async def test_an_endpoint_without_a_running_worker_shows_the_error_of_the_newes
     api: RunningApi,
 ) -> None:
     failing, empty, running = [await api.create_endpoint() for _ in range(3)]
-    away = "the container engine at unix:///run/docker.sock cannot be reached: No such file or directory"
+    away = "the container engine cannot be reached: No such file or directory"
     await api.store.platform_note.write(away)
     await _add_worker(api, failing, "w1", WorkerStatus.FAILED, error="container exited with status 3")
     await _add_worker(api, running, "w1", WorkerStatus.RUNNING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -66,7 +67,7 @@ async def test_an_engine_whose_ping_has_no_version_is_asked_for_it(server: Serve
 
 
 async def problem_of(url: str) -> str:
-    """Return what a backend says about the engine at this URL, once it says something."""
+    """Return what a backend says to owners about the engine at this URL, once it says something."""
     backend = DockerBackend(
         lambda: AiodockerEngine(url, {}), DockerOptions(Hosting("here"), "localhost/agent:1"), Gpus()
     )
@@ -78,16 +79,29 @@ async def problem_of(url: str) -> str:
         await backend.aclose(0)
 
 
-async def test_an_engine_without_its_socket_is_named_with_the_reason(tmp_path: Path) -> None:
-    url = f"unix://{tmp_path}/engine.sock"
-    assert await problem_of(url) == f"the container engine at {url} cannot be reached: No such file or directory"
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [("unix://{folder}/engine.sock", "No such file or directory"), ("tcp://127.0.0.1:{port}", "Connection refused")],
+    ids=["no socket", "a port that refuses"],
+)
+async def test_owners_read_why_an_engine_is_away_and_operators_also_where_it_is(
+    url: str, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = url.format(folder=tmp_path, port=free_port())
+    assert await problem_of(url) == f"the container engine cannot be reached: {reason}"
+    assert f"the container engine at {url} cannot be reached: {reason}" in caplog.text
 
 
-async def test_an_engine_on_a_port_that_refuses_is_named_with_the_reason() -> None:
-    url = f"tcp://127.0.0.1:{free_port()}"
-    reason = await problem_of(url)
-    assert reason.startswith(f"the container engine at {url} cannot be reached: ")
-    assert "refused" in reason.lower() or "Connect call failed" in reason
+async def test_owners_do_not_read_the_address_of_an_engine_that_breaks_the_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        reason = await problem_of(f"tcp://127.0.0.1:{port}")
+    assert reason.startswith("the container engine cannot be reached: ")
+    assert str(port) not in reason
+    assert f"the container engine at tcp://127.0.0.1:{port} cannot be reached: " in caplog.text
 
 
 async def test_an_engine_that_accepts_connections_and_is_silent_does_not_respond(

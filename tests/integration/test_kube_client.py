@@ -129,13 +129,21 @@ async def test_a_response_of_a_proxy_that_is_no_document_is_an_error(api: Client
 
 
 async def test_a_server_that_is_away_is_unavailable(tmp_path: Path) -> None:
-    api = ClientApi(ClusterAccess("here", "workers", kubeconfig(tmp_path, free_port())))
-    with pytest.raises(KubeUnavailable, match="the cluster cannot be reached"):
+    port = free_port()
+    api = ClientApi(ClusterAccess("here", "workers", kubeconfig(tmp_path, port)))
+    with pytest.raises(KubeUnavailable) as caught:
         await api.list_pods("a=b", limit=5)
     await api.aclose()
+    assert str(caught.value) == "the cluster cannot be reached: Connection refused"
+    assert f"127.0.0.1:{port}" in caught.value.for_operators
+
+
+async def test_operators_read_which_credentials_cannot_be_read_and_owners_that_they_cannot(tmp_path: Path) -> None:
     missing = ClientApi(ClusterAccess("here", "workers", tmp_path / "nowhere"))
-    with pytest.raises(KubeUnavailable, match="nowhere"):
+    with pytest.raises(KubeUnavailable) as caught:
         await missing.anchor()
+    assert str(caught.value) == "the cluster cannot be reached: its credentials cannot be read"
+    assert "nowhere" in caught.value.for_operators
 
 
 async def test_a_pod_is_deleted_with_its_uid_and_grace_period(api: ClientApi, server: Server) -> None:
@@ -344,9 +352,10 @@ async def test_a_pod_without_a_token_is_told_so(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "1")
     api = ClientApi(ClusterAccess("here", "workers", service_account=tmp_path))
-    with pytest.raises(KubeUnavailable, match="the pod's ServiceAccount: Service token file does not exist"):
+    with pytest.raises(KubeUnavailable) as caught:
         await api.anchor()
     await api.aclose()
+    assert "the pod's ServiceAccount: Service token file does not exist" in caught.value.for_operators
 
 
 @pytest.mark.parametrize("text", ["", "[]", "- a: [", "{}", "kind: Config\nclusters: 5\n", "\x00"])
@@ -354,6 +363,7 @@ async def test_a_file_that_is_no_kubeconfig_is_named(tmp_path: Path, text: str) 
     path = tmp_path / "kubeconfig"
     path.write_text(text)
     api = ClientApi(ClusterAccess("here", "workers", path))
-    with pytest.raises(KubeUnavailable, match="kubeconfig: "):
+    with pytest.raises(KubeUnavailable) as caught:
         await api.anchor()
     await api.aclose()
+    assert "kubeconfig: " in caught.value.for_operators

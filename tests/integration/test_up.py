@@ -298,11 +298,15 @@ def test_an_engine_that_is_away_is_named_on_the_endpoint_and_workers_that_may_be
     try:
         up.wait_until_up()
         endpoint_id = create(up)
-        away = f"the container engine at unix://{tmp_path}/no-engine.sock cannot be reached: No such file or directory"
+        away = "the container engine cannot be reached: No such file or directory"
         endpoint = f"/v2/serverless/{endpoint_id}"
         wait_until(lambda: up.get(endpoint)["error"] == away, message="the endpoint does not say why it has no worker")
         up.post(f"{endpoint}/tasks", {"taskId": "t1", "workerPort": 8000, "processUri": "/", "input": 1})
         assert up.get(f"{endpoint}/tasks/t1")["waiting"]["message"].endswith(f"that the endpoint should have: {away}")
+        assert (
+            f"the container engine at unix://{tmp_path}/no-engine.sock cannot be reached"
+            in (up.data_dir / "logs/controller.log").read_text()
+        )
         up.program.signal(signal.SIGINT)
         assert up.program.wait(120) == EXIT_LEFT
         end = up.program.output().partition("\nstopping")[2]

@@ -20,6 +20,7 @@ from aiodocker.exceptions import DockerError
 
 from queue_engine.backends.base import BackendError, RegistryCredential
 from queue_engine.backends.docker.progress import short
+from queue_engine.backends.reaching import reason_without_address
 
 CALL_SECONDS = 120.0
 """Timeout of a call that should return at once. A host under load takes long to create a container."""
@@ -54,10 +55,16 @@ class EngineError(BackendError):
 
 
 class EngineUnavailable(EngineError):
-    """The engine cannot be reached, or does not respond."""
+    """The engine cannot be reached, or does not respond. Its URL and `detail` are for operators only."""
 
-    def __init__(self, message: str, url: str = "") -> None:
-        super().__init__(0, f"the container engine{url and f' at {url}'} cannot be reached: {message}")
+    def __init__(self, message: str, url: str = "", detail: str = "") -> None:
+        super().__init__(0, f"the container engine cannot be reached: {message}")
+        self._url = url
+        self._detail = detail or message
+
+    @property
+    def for_operators(self) -> str:
+        return f"the container engine{self._url and f' at {self._url}'} cannot be reached: {short(self._detail)}"
 
 
 class Engine(Protocol):
@@ -243,13 +250,18 @@ class AiodockerEngine:
             yield
         except DockerError as error:
             if error.status == _NO_CONNECTION:
-                raise EngineUnavailable(_cause(error.__context__ or error), self._url) from error
+                raise self._unavailable(error.__context__ or error) from error
             if not (error.status in done or (done and (_IMPROPER_STATE in error.message or _is_absence(error)))):
                 raise EngineError(error.status, error.message) from error
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
-            raise EngineUnavailable(_cause(error), self._url) from error
+            raise self._unavailable(error) from error
         except (ValueError, KeyError) as error:
             raise EngineError(0, f"the engine's response cannot be read: {error}") from error
+
+    def _unavailable(self, error: BaseException) -> EngineUnavailable:
+        reason = reason_without_address(error)
+        is_known = isinstance(error, TimeoutError | aiohttp.ClientConnectorError)
+        return EngineUnavailable(reason, self._url, reason if is_known else str(error) or type(error).__name__)
 
     @asynccontextmanager
     async def _stream(self, path: str, params: Mapping[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -330,15 +342,6 @@ _IMPROPER_STATE = "container state improper"
 """The end of podman's message for what Docker tells by the status 409."""
 _NO_CONNECTION = 900
 """Status of aiodocker's error when it cannot connect."""
-
-
-def _cause(error: BaseException) -> str:
-    """Return why the engine cannot be reached, without its address."""
-    if isinstance(error, TimeoutError):
-        return "it does not respond"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or str(error.os_error)
-    return str(error) or type(error).__name__
 
 
 async def _unless_absent(call: Awaitable[T]) -> T | None:

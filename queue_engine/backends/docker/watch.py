@@ -147,7 +147,7 @@ class Watch:
                 failures = 1 if clock() - began > LIST_SECONDS else failures + 1
                 self.is_connected, self.problem = False, error
                 if failures in (1, 10) or failures % 100 == 0:
-                    log.warning("the containers cannot be watched: %s", error)
+                    log.warning("the containers cannot be watched: %s", error.for_operators)
             except Exception:
                 failures += 1
                 self.is_connected = False

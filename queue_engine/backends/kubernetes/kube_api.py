@@ -23,6 +23,7 @@ from queue_engine.backends.docker.names import INSTANCE
 from queue_engine.backends.docker.progress import short
 from queue_engine.backends.kubernetes.kube_client import Client, Clients, ClusterAccess, CredentialsUnreadable
 from queue_engine.backends.kubernetes.names import common_labels
+from queue_engine.backends.reaching import reason_without_address
 from queue_engine.observability import metrics
 
 CALL_SECONDS = 30.0
@@ -77,10 +78,15 @@ class KubeError(BackendError):
 
 
 class KubeUnavailable(KubeError):
-    """The server cannot be reached, or does not respond."""
+    """The server cannot be reached, or does not respond. `detail` is for operators: it may have its address."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, detail: str = "") -> None:
         super().__init__(0, f"the cluster cannot be reached: {message}")
+        self._detail = detail or message
+
+    @property
+    def for_operators(self) -> str:
+        return f"the cluster cannot be reached: {short(self._detail)}"
 
 
 @dataclass(frozen=True)
@@ -378,9 +384,9 @@ def _kube_errors() -> Iterator[None]:
     except ApiException as error:
         raise _error_in(error.status or 0, error.headers or {}, error.body or b"") from error
     except CredentialsUnreadable as error:
-        raise KubeUnavailable(str(error)) from error
+        raise KubeUnavailable("its credentials cannot be read", str(error)) from error
     except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
-        raise KubeUnavailable(str(error) or type(error).__name__) from error
+        raise KubeUnavailable(reason_without_address(error), str(error) or type(error).__name__) from error
     except (ValueError, KeyError) as error:
         raise KubeError(0, f"the server's response cannot be read: {error}") from error
 

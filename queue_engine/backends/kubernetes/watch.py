@@ -159,7 +159,9 @@ class PodWatch:
         self.problem = error
         self.is_connected = self.is_connected and self._failures < AWAY_FAILURES
         if self._failures in (1, 10) or self._failures % 100 == 0:
-            log.warning("the pods of a cluster cannot be watched: %s", error, extra={"cluster": self._name})
+            log.warning(
+                "the pods of a cluster cannot be watched: %s", error.for_operators, extra={"cluster": self._name}
+            )
         asked_seconds = min(error.retry_after_seconds or 0.0, MAX_PAUSE_SECONDS)
         return max(RECONNECT.delay_after(self._failures, luck=random.random()), asked_seconds)
 
