@@ -123,7 +123,7 @@ async def test_workers_go_on_and_no_start_is_lost_while_the_api_server_refuses_r
             # Until the start itself tries again, and not only its write.
             tries = starts + MAX_WRITE_TRIES
             await wait_until_async(lambda: refused("POST") >= tries, message="no start is refused")
-            reason = await explained(backend, "w1", Phase.UNKNOWN, "the cluster does not respond")
+            reason = await explained(backend, "w1", Phase.UNKNOWN, "the cluster has too many requests and asks to wait")
             assert [one["metadata"]["uid"] for one in kube.pods("w1")] == [pod["metadata"]["uid"]]
             assert set(await all_of(backend)) == {"w1", "w2", "w3"}
         assert await in_phase(backend, "w1", Phase.RUNNING) == before

@@ -180,7 +180,7 @@ def test_a_worker_whose_resources_are_all_short_waits_for_the_first() -> None:
 
 
 def test_a_cluster_that_does_not_respond_takes_no_worker() -> None:
-    load = {"prod/gpu": Load(is_away=True)}
+    load = {"prod/gpu": Load(outage="does not respond")}
     assert _chosen((FAR, NEAR), load=load) == NEAR
     assert SITES.place((FAR,), {}, load, NOW) == Later("waits for the cluster of far, which does not respond")
 

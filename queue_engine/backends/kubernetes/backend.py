@@ -30,7 +30,7 @@ from queue_engine.backends.kubernetes.pod_view import PodView
 from queue_engine.backends.kubernetes.refusals import Demand
 from queue_engine.backends.kubernetes.sites import AWAY, Load, Place
 from queue_engine.backends.kubernetes.specs import POD_MARGIN_SECONDS
-from queue_engine.backends.kubernetes.watch import RESYNC_SECONDS, Changes
+from queue_engine.backends.kubernetes.watch import NO_RESPONSE, RESYNC_SECONDS, Changes
 from queue_engine.backends.kubernetes.worker import Worker
 from queue_engine.backends.placement import SKIPPED, Later, Refusal, Shortage
 from queue_engine.backends.turns import ENGINE, Party
@@ -253,20 +253,25 @@ class KubernetesBackend:
         watches = [one.watch for one in self._clusters.values()]
         if not watches or any(one.is_connected for one in watches):
             return None
-        problems = [one.problem for one in watches if one.problem is not None]
-        if problems:
-            return str(problems[0]) if problems[0].status == 0 else f"the cluster does not list its pods: {problems[0]}"
+        if (failed := next((one for one in watches if one.problem is not None), None)) is not None:
+            return f"the cluster {failed.outage}" if failed.problem and failed.problem.status else str(failed.problem)
         is_late = self._opened_at is not None and self._now() - self._opened_at >= LIST_WAIT_SECONDS
-        return "the cluster does not respond" if is_late else None
+        return f"the cluster {NO_RESPONSE}" if is_late else None
 
     def unlisted_reason(self, resources: Sequence[Resource] | None) -> str | None:
         """Return why a worker may exist that `observe` does not return: see `ListsInParts`."""
         if not (unlisted := self.unlisted):
             return None
         if resources is None:
-            return "a cluster does not respond"
-        away = (one.region for one in resources if self._places.at(one) in unlisted)
-        return next((AWAY.format(region=region) for region in away), None)
+            return f"a cluster {self._outage_of(next(iter(unlisted)))}"
+        for one in resources:
+            if (name := self._places.at(one)) is not None and name in unlisted:
+                return AWAY.format(region=one.region, outage=self._outage_of(name))
+        return None
+
+    def _outage_of(self, name: str) -> str:
+        """Return what a cluster that was not listed yet does in place of a response."""
+        return self._clusters[name].watch.outage or NO_RESPONSE
 
     async def _make(self, worker: Worker, spec: WorkerSpec) -> None:
         """Make the objects of a worker. A failure is its end, and leaves no Secret that no other worker uses."""

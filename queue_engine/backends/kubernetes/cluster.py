@@ -112,7 +112,7 @@ class Cluster:
             waiting = sum(not (one.has_node or one.is_deleted) for one in self.watch.pods.values())
             self._waiting = (self.watch.generation, waiting)
         pods = len(self.watch.pods) + len(self.starting)
-        return Load(pods, self._waiting[1], self.last_start, is_away=not self.watch.is_connected)
+        return Load(pods, self._waiting[1], self.last_start, outage=self.watch.outage)
 
     @contextmanager
     def using(self) -> Iterator[Callable[[Collection[str]], None]]:

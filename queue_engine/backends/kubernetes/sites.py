@@ -19,7 +19,7 @@ SLOWED_SECONDS = 1.0
 """Minimum time between two starts in such a cluster."""
 MAX_LISTED_CHARACTERS = 300
 """Length limit of a list of names in a reason."""
-AWAY = "waits for the cluster of {region}, which does not respond"
+AWAY = "waits for the cluster of {region}, which {outage}"
 """The reason of a worker whose cluster is away, or has not listed its pods since the controller leads."""
 DEFAULT_CONTEXT = "default"
 """The name of the cluster without a context."""
@@ -48,8 +48,8 @@ class Load:
     """Number of pods that wait for a node."""
     last_start: float = 0.0
     """Monotonic time at which the latest pod was created."""
-    is_away: bool = False
-    """True if the cluster does not respond."""
+    outage: str | None = None
+    """What the cluster does in place of its service, such as `does not respond`; None while it serves."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,8 @@ class Sites:
             return None
         name = self._place_of(region).name
         found = load.get(name, Load())
-        if found.is_away:
-            return AWAY.format(region=region.name)
+        if found.outage is not None:
+            return AWAY.format(region=region.name, outage=found.outage)
         if region.max_workers is not None and found.pods >= region.max_workers:
             return f"waits for its turn: the cluster of {region.name} has its limit of {region.max_workers} workers"
         if found.waiting >= MAX_WAITING and now - found.last_start < SLOWED_SECONDS:

@@ -40,7 +40,10 @@ SHORT_WATCH_SECONDS = 1.0
 """A watch that ends sooner and without an event is taken as a failure, so that it is not repeated without a delay."""
 GONE_KEPT = 1000
 """Number of removed pods whose uids are remembered, because the response to a creation may come after the removal."""
+NO_RESPONSE = "does not respond"
+OVERLOADED = "has too many requests and asks to wait"
 _EXPIRED = 410
+_TOO_MANY = 429
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,15 @@ class PodWatch:
     def pods(self) -> Mapping[str, PodView]:
         """The pods by their names."""
         return self._pods
+
+    @property
+    def outage(self) -> str | None:
+        """What the cluster does in place of its service, such as `does not respond`; None while it serves."""
+        if self.is_connected:
+            return None
+        if self.problem is None or not self.problem.status:
+            return NO_RESPONSE
+        return OVERLOADED if self.problem.status == _TOO_MANY else f"does not list its pods: {self.problem}"
 
     @property
     def is_complete(self) -> bool:

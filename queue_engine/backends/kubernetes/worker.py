@@ -109,13 +109,13 @@ class Worker:
         return last.reason is None or not self.cause
 
     def observed(self, now: float, now_ms: int) -> Observed:
-        """Return the observation. While the cluster does not respond, what has not ended is unknown."""
+        """Return the observation. During an outage of the cluster, what has not ended is unknown."""
         found = self.explained(now_ms)
         if found.phase is not Phase.ENDED and self.is_ending:
             found = Explanation(Phase.ENDING)
-        is_unknown = self.cluster is not None and not self.cluster.watch.is_connected
-        if found.phase is not Phase.ENDED and is_unknown:
-            found = Explanation(Phase.UNKNOWN, "the cluster does not respond")
+        outage = None if self.cluster is None else self.cluster.watch.outage
+        if found.phase is not Phase.ENDED and outage is not None:
+            found = Explanation(Phase.UNKNOWN, f"the cluster {outage}")
         shown = self._calmed(found, now)
         return Observed(
             self.run,

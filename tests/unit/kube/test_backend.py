@@ -15,6 +15,7 @@ from queue_engine.backends.kubernetes import backend as backend_module
 from queue_engine.backends.kubernetes import ending as ending_module
 from queue_engine.backends.kubernetes import placing as placing_module
 from queue_engine.backends.kubernetes import refusals as refusals_module
+from queue_engine.backends.kubernetes import watch as watch_module
 from queue_engine.backends.kubernetes import worker as worker_module
 from queue_engine.backends.kubernetes.backend import KubernetesBackend, KubernetesOptions
 from queue_engine.backends.kubernetes.kube_api import KubeApi, KubeError, KubeUnavailable
@@ -770,6 +771,48 @@ async def test_workers_are_unknown_while_the_cluster_does_not_respond(
     assert (await seen(backend, "w1", Phase.RUNNING)).run == 1
     await backend.kill("w1")
     assert left(kube) == []
+
+
+async def test_a_cluster_that_asks_to_wait_is_not_said_to_be_silent(
+    kube: FakeKube, places: FirstPlaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "RECONNECT", Backoff(0.05, 0.05))
+    backend = backend_of({"here": kube}, places)
+    await running(backend)
+    for method in ("list_pods", "watch_pods"):
+        kube.refusals[method] = [KubeError(429, "slow down", retry_after_seconds=0.05) for _ in range(10_000)]
+    kube.forget_versions()
+    asking = "has too many requests and asks to wait"
+    await seen(backend, "w1", Phase.UNKNOWN, f"the cluster {asking}")
+    assert str(backend.problem) == f"the cluster {asking}"
+    await backend.start(spec_for("w2"))
+    await until(lambda: places.load and places.load["here"].outage == asking)
+    await backend.aclose(0)
+    await backend.observe()
+    await until(lambda: str(backend.problem) == f"the cluster {asking}")
+    assert [backend.unlisted_reason(one) for one in ([HERE], None)] == [
+        f"waits for the cluster of here, which {asking}",
+        f"a cluster {asking}",
+    ]
+    kube.refusals.clear()
+    await seen(backend, "w1", Phase.RUNNING)
+    assert backend.problem is None
+    await backend.aclose(0)
+
+
+@pytest.mark.parametrize("status", [401, 403, 500])
+async def test_a_cluster_that_refuses_to_list_its_pods_is_not_said_to_be_silent(
+    kube: FakeKube, places: FirstPlaces, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(watch_module, "RECONNECT", Backoff(0.05, 0.05))
+    backend = backend_of({"here": kube}, places)
+    await running(backend)
+    for method in ("list_pods", "watch_pods"):
+        kube.refusals[method] = [KubeError(status, "no") for _ in range(10_000)]
+    kube.forget_versions()
+    await seen(backend, "w1", Phase.UNKNOWN, "the cluster does not list its pods: no")
+    assert str(backend.problem) == "the cluster does not list its pods: no"
+    await backend.aclose(0)
 
 
 # Controllers that come and go
