@@ -21,7 +21,7 @@ from queue_engine.backends.base import BackendError, Phase, RegistryCredential, 
 from queue_engine.backends.kubernetes import refusals as refusals_module
 from queue_engine.backends.kubernetes import watch as watch_module
 from queue_engine.backends.kubernetes.backend import KubernetesBackend
-from queue_engine.backends.kubernetes.explain import LOST_SECONDS
+from queue_engine.backends.kubernetes.explain import LATE_SECONDS
 from queue_engine.backends.kubernetes.kube_api import ClientApi, Document
 from queue_engine.backends.kubernetes.kube_client import ClusterAccess
 from queue_engine.domain.endpoints import Resource
@@ -40,7 +40,7 @@ OBEDIENT = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
 RESTART_SECONDS = 300
 """Time for the start of an API server on a loaded machine, and for the controller's next try."""
 LOST_NODE_SECONDS = 300
-"""Time for the grace period of a pod and LOST_SECONDS after it, and for the start of a kubelet."""
+"""Time for the grace period of a pod and LATE_SECONDS after it, and for the start of a kubelet."""
 MAY_DISTURB = os.environ.get("QUEUE_ENGINE_TEST_DISTURBS_CLUSTER") == "true"
 disturbing = pytest.mark.skipif(
     not MAY_DISTURB, reason="it disturbs other users of the cluster (set QUEUE_ENGINE_TEST_DISTURBS_CLUSTER=true)"
@@ -305,10 +305,11 @@ async def test_the_worker_of_a_lost_node_has_ended_and_its_pod_is_forgotten(
 ) -> None:
     """The node is lost while its kubelet does not run. Its containers go on until the kubelet is back."""
     pid_file = pid_file_of(kube.cluster, "kubelet")
-    kube.options = replace(kube.options, force_delete_after_seconds=LOST_SECONDS)
+    kube.options = replace(kube.options, force_delete_after_seconds=LATE_SECONDS)
     backend = kube.backend()
-    await backend.start(spec_for("w1", OBEDIENT))
+    await backend.start(spec_for("w1", f"mkdir -p /tmp/www; httpd -p 8000 -h /tmp/www; {OBEDIENT}"))
     await in_phase(backend, "w1", Phase.RUNNING)
+    await wait_until_async(lambda: is_ready(kube.pods("w1")[0]), message="the pod does not become ready")
     [pod] = kube.pods("w1")
     container = container_id_of(pod, "main")
     async with without(pid_file):
@@ -473,6 +474,11 @@ def set_capacity(cluster: Cluster, resource: str, count: int | None) -> None:
             headers={"Content-Type": "application/json-patch+json"},
         )
     assert response.is_success or count is None, response.text
+
+
+def is_ready(pod: Document) -> bool:
+    """Return True for a pod that the cluster can mark as one of a lost node."""
+    return any((one["type"], one["status"]) == ("Ready", "True") for one in pod["status"].get("conditions", ()))
 
 
 def first_node(cluster: Cluster) -> str:

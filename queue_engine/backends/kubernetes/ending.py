@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from queue_engine.aio import wait_for_event
 from queue_engine.backends.container_logs import BeforeRemoval
 from queue_engine.backends.kubernetes.cluster import Cluster
-from queue_engine.backends.kubernetes.explain import is_lost
+from queue_engine.backends.kubernetes.explain import is_late
 from queue_engine.backends.kubernetes.pod_view import PodView, State
 from queue_engine.backends.kubernetes.worker import Worker
 
@@ -87,7 +87,7 @@ class Ender:
             return asked
         grace_seconds = max(MIN_GRACE_SECONDS, math.ceil(end_at - now))
         await cluster.delete_pod(worker.party, pod, grace_seconds)
-        is_shorter = grace_seconds < pod.deletion_grace_seconds and not is_lost(pod, cluster.now_ms(self._now_ms()))
+        is_shorter = grace_seconds < pod.deletion_grace_seconds and not is_late(pod, cluster.now_ms(self._now_ms()))
         return _Asked(end_at, now, grace_seconds, is_shorter=is_shorter)
 
     def _is_overdue(self, cluster: Cluster, pod: PodView, asked: _Asked | None, now: float) -> bool:

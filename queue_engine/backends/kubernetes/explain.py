@@ -16,9 +16,10 @@ from queue_engine.backends.kubernetes.pod_view import ContainerView, PodView, St
 from queue_engine.domain.agent_protocol import container_end
 from queue_engine.processes.process_groups import describe_exit
 
-LOST_SECONDS = 60.0
-"""Time after its grace period from which on a pod that is not gone is on a lost node. Kubelets take about 10 s."""
+LATE_SECONDS = 60.0
+"""Time after its grace period from which on the end of a pod is not waited for any longer. Kubelets take about 10 s."""
 DELETED = "deleted by somebody else"
+UNCONFIRMED = f"{DELETED}; its node has not confirmed the end"
 LOST = "the node is lost"
 PULL_REASONS = ("ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError")
 _BACK_OFF = "ImagePullBackOff"
@@ -34,6 +35,7 @@ _CANNOT_RUN = ("StartError", "ContainerCannotRun")
 _SHUTDOWN = ("Shutdown", "NodeShutdown", "Terminated", "TerminationByKubelet")
 _PREEMPTED = ("Preempting", "PreemptionByScheduler", "PreemptionByKubeScheduler")
 _NODE_LOST = ("NodeLost", "DeletionByPodGC")
+_BY_TAINT = "DeletionByTaintManager"
 _DISK_WORDS = ("exceeded its local ephemeral storage limit", "ephemeral local storage usage exceeds the total limit")
 _SHELL_SIGNAL_STATUS = 128
 _MAX_SIGNAL = 64
@@ -50,9 +52,9 @@ def explain(pod: PodView, now_ms: int, cause: str = "") -> Explanation:
     """
     rules: tuple[Callable[[], Explanation | None], ...] = (
         lambda: Explanation(Phase.ENDED, LOST) if is_lost(pod, now_ms) else None,
-        lambda: _interrupted(pod),
+        lambda: _interrupted(pod, now_ms),
         lambda: _ended(pod),
-        lambda: Explanation(Phase.ENDING, DELETED) if pod.is_deleted else None,
+        lambda: _deleted(pod, now_ms),
         lambda: _refused_by_node(pod),
         lambda: _blocked(pod, cause),
         lambda: _without_node(pod),
@@ -81,21 +83,40 @@ def explain_refusal(error: KubeError) -> Explanation:
     return Explanation(Phase.ENDED, f"the cluster refuses the worker: {error}", retry_helps=error.status != _INVALID)
 
 
+def is_late(pod: PodView, now_ms: int) -> bool:
+    """Return True if the end of a pod was not confirmed long after its deadline, because its node is lost or slow."""
+    return pod.deletion_at_ms is not None and now_ms - pod.deletion_at_ms > 1000 * LATE_SECONDS
+
+
 def is_lost(pod: PodView, now_ms: int) -> bool:
-    """Return True if the node of a pod does not respond: the pod has not ended long after its deadline."""
-    if pod.deletion_at_ms is not None and now_ms - pod.deletion_at_ms > 1000 * LOST_SECONDS:
+    """Return True if the node of a pod does not respond.
+
+    That the pod is late does not prove it: kubelets of loaded nodes are late too. The cluster has to say so, in its
+    reasons or by its mark.
+    """
+    reasons = (pod.reason, "" if pod.disruption is None else pod.disruption.reason)
+    if any(reason in _NODE_LOST for reason in reasons):
         return True
-    return pod.reason in _NODE_LOST or (pod.disruption is not None and pod.disruption.reason in _NODE_LOST)
+    return is_late(pod, now_ms) and not pod.has_stopped and (pod.is_cut_off or _BY_TAINT in reasons)
 
 
-def _interrupted(pod: PodView) -> Explanation | None:
+def _deleted(pod: PodView, now_ms: int) -> Explanation | None:
+    """Explain an end that somebody else has asked for."""
+    if not pod.is_deleted:
+        return None
+    if pod.has_stopped:
+        return Explanation(Phase.ENDED, DELETED)
+    return Explanation(Phase.ENDED, UNCONFIRMED) if is_late(pod, now_ms) else Explanation(Phase.ENDING, DELETED)
+
+
+def _interrupted(pod: PodView, now_ms: int) -> Explanation | None:
     """Explain an end that the cluster has caused."""
     reason, message = pod.reason, pod.message
     if pod.disruption is not None and pod.disruption.is_true and reason != "Evicted":
         reason, message = pod.disruption.reason, pod.disruption.message
     if (words := _interruption(pod, reason, message)) is None:
         return None
-    has_ended = pod.has_ended or pod.main.state is State.TERMINATED
+    has_ended = pod.has_ended or pod.main.state is State.TERMINATED or is_late(pod, now_ms)
     return Explanation(Phase.ENDED if has_ended else Phase.ENDING, words)
 
 
@@ -104,7 +125,7 @@ def _interruption(pod: PodView, reason: str, message: str) -> str | None:
         return _with("preempted", message)
     if reason in _SHUTDOWN:
         return _with("the node was shut down", message)
-    is_evicted = reason in ("Evicted", "EvictionByEvictionAPI", "DeletionByTaintManager")
+    is_evicted = reason in ("Evicted", "EvictionByEvictionAPI", _BY_TAINT)
     if is_evicted and any(words in message for words in _DISK_WORDS):
         return f"the container used more than its {_size(pod.disk_limit)} of disk"
     return _with("evicted", message) if is_evicted else None

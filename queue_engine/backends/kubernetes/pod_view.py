@@ -67,6 +67,8 @@ class PodView:
     message: str = ""
     scheduled: Condition | None = None
     disruption: Condition | None = None
+    is_cut_off: bool = False
+    """True if the cluster has marked it because its node does not respond. A pod that was not ready gets no mark."""
     deletion_at_ms: int | None = None
     """Time by which it should be gone, after somebody has asked for its end."""
     deletion_grace_seconds: int = 0
@@ -96,6 +98,11 @@ class PodView:
     def has_ended(self) -> bool:
         """True if its node has reported that both containers have ended."""
         return self.phase in ("Failed", "Succeeded")
+
+    @property
+    def has_stopped(self) -> bool:
+        """True if its node has reported the end of each container. Until the pod is removed, a minute may pass."""
+        return self.has_ended or self.agent.state is self.main.state is State.TERMINATED
 
     @property
     def end_asked_at_ms(self) -> int | None:
@@ -138,6 +145,7 @@ def pod_view(document: Mapping[str, Any]) -> PodView:
         message=str(status.get("message") or ""),
         scheduled=conditions.get("PodScheduled"),
         disruption=conditions.get("DisruptionTarget"),
+        is_cut_off=_is_cut_off(conditions.get("Ready")),
         deletion_at_ms=time_ms(metadata.get("deletionTimestamp")),
         deletion_grace_seconds=int(metadata.get("deletionGracePeriodSeconds") or 0),
         agent=states.get(AGENT, ContainerView()),
@@ -171,6 +179,11 @@ def _container(status: Mapping[str, Any]) -> ContainerView:
 def _condition(condition: Mapping[str, Any]) -> Condition:
     reason, message = (str(condition.get(name) or "") for name in ("reason", "message"))
     return Condition(condition.get("status") == "True", reason, message)
+
+
+def _is_cut_off(ready: Condition | None) -> bool:
+    """Return True if the node controller has set the condition: it gives no reason, and kubelets always do."""
+    return ready is not None and not ready.is_true and not ready.reason
 
 
 def _secrets_of(spec: Mapping[str, Any]) -> Iterator[str]:

@@ -676,7 +676,8 @@ async def test_a_lost_node_is_an_end_and_its_pod_is_removed_by_force_much_later(
     monkeypatch.setattr(backend_module, "STOP_MARGIN_SECONDS", 0.3)
     await running(backend)
     kube.ignores_shorter_ends = True
-    kube.delete_by_hand(POD, 30)  # as the node controller does
+    kube.set_status(POD, conditions=[*kube.pods[POD]["status"]["conditions"], {"type": "Ready", "status": "False"}])
+    kube.delete_by_hand(POD, 30)  # as the node controller does after its mark
     await seen(backend, "w1", Phase.ENDING, "deleted by somebody else")
     clock.ahead = 30 + 61
     one = await seen(backend, "w1", Phase.ENDED, "the node is lost")
@@ -688,6 +689,18 @@ async def test_a_lost_node_is_an_end_and_its_pod_is_removed_by_force_much_later(
     await backend.stop("w1", 0)
     assert kube.deletions[-1] == (POD, 0)
     assert left(kube) == []
+
+
+async def test_a_pod_that_was_deleted_by_hand_on_a_slow_node_is_an_end_without_a_lost_node(
+    backend: KubernetesBackend, kube: FakeKube, clock: Clock
+) -> None:
+    await running(backend)
+    kube.ignores_shorter_ends = True
+    kube.delete_by_hand(POD, 30)
+    await seen(backend, "w1", Phase.ENDING, "deleted by somebody else")
+    clock.ahead = 30 + 61
+    one = await seen(backend, "w1", Phase.ENDED, "deleted by somebody else; its node has not confirmed the end")
+    assert one.retry_helps
 
 
 async def test_a_controller_whose_clock_is_ahead_takes_no_pod_that_is_ending_as_lost(

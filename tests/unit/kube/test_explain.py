@@ -18,7 +18,12 @@ EARLIER = "2026-11-28T14:01:00Z"
 
 
 def recorded(name: str) -> PodView:
-    return pod_view(json.loads((PODS / f"{name}.json").read_text()))
+    return pod_view(document(name))
+
+
+def document(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((PODS / f"{name}.json").read_text())
+    return found
 
 
 def view(*, main: Any = None, agent: Any = None, spec: Any = None, metadata: Any = None, **status: Any) -> PodView:
@@ -75,8 +80,11 @@ def test_a_recorded_pod_is_explained(name: str, phase: Phase, reason: str, retry
 
 
 MANIFEST = 'failed to resolve reference "127.0.0.1:5000/team/shell:2": 127.0.0.1:5000/team/shell:2: not found'
-LOST_SOON = {"deletionTimestamp": "2026-11-28T14:02:08Z", "deletionGracePeriodSeconds": 30}
-LOST = {"deletionTimestamp": "2026-11-28T14:02:06Z", "deletionGracePeriodSeconds": 30}
+LATE_SOON = {"deletionTimestamp": "2026-11-28T14:02:08Z", "deletionGracePeriodSeconds": 30}
+LATE = {"deletionTimestamp": "2026-11-28T14:02:06Z", "deletionGracePeriodSeconds": 30}
+NOT_READY = [{"type": "Ready", "status": "False", "reason": "ContainersNotReady"}]
+CUT_OFF = [{"type": "Ready", "status": "False"}]
+UNCONFIRMED = "deleted by somebody else; its node has not confirmed the end"
 TAKEN = [{"type": "PodScheduled", "status": "True"}]
 
 
@@ -91,12 +99,23 @@ def ended(status: int, at: str = EARLIER, reason: str = "Error") -> dict[str, An
 @pytest.mark.parametrize(
     ("pod", "expected"),
     [
-        (view(metadata=LOST_SOON), Explanation(Phase.ENDING, "deleted by somebody else")),
-        (view(metadata=LOST), Explanation(Phase.ENDED, "the node is lost")),
+        (view(metadata=LATE_SOON), Explanation(Phase.ENDING, "deleted by somebody else")),
+        (view(metadata=LATE), Explanation(Phase.ENDED, UNCONFIRMED)),
+        (view(metadata=LATE, conditions=NOT_READY), Explanation(Phase.ENDED, UNCONFIRMED)),
+        (view(metadata=LATE, conditions=CUT_OFF), Explanation(Phase.ENDED, "the node is lost")),
+        (view(metadata=LATE_SOON, conditions=CUT_OFF), Explanation(Phase.ENDING, "deleted by somebody else")),
+        (
+            view(metadata=LATE, conditions=disruption("DeletionByTaintManager")),
+            Explanation(Phase.ENDED, "the node is lost"),
+        ),
+        (
+            view(metadata=LATE, conditions=disruption("PreemptionByScheduler", "by qe-w2-1")),
+            Explanation(Phase.ENDED, "preempted: by qe-w2-1"),
+        ),
         (view(reason="NodeLost"), Explanation(Phase.ENDED, "the node is lost")),
         (view(conditions=disruption("DeletionByPodGC")), Explanation(Phase.ENDED, "the node is lost")),
         (
-            view(conditions=disruption("PreemptionByScheduler", "by qe-w2-1"), metadata=LOST_SOON),
+            view(conditions=disruption("PreemptionByScheduler", "by qe-w2-1"), metadata=LATE_SOON),
             Explanation(Phase.ENDING, "preempted: by qe-w2-1"),
         ),
         (
@@ -131,11 +150,11 @@ def ended(status: int, at: str = EARLIER, reason: str = "Error") -> dict[str, An
             Explanation(Phase.ENDED, "container exited with status 3"),
         ),
         (
-            view(main=ended(3, "2026-11-28T14:01:37Z"), metadata=LOST_SOON),
+            view(main=ended(3, "2026-11-28T14:01:37Z"), metadata=LATE_SOON),
             Explanation(Phase.ENDED, "container exited with status 3"),
         ),
         (
-            view(main=ended(143, "2026-11-28T14:01:38Z"), metadata=LOST_SOON),
+            view(main=ended(143, "2026-11-28T14:01:38Z"), metadata=LATE_SOON),
             Explanation(Phase.ENDING, "deleted by somebody else"),
         ),
         (view(main={"waiting": {"reason": "PodInitializing"}}, conditions=TAKEN), Explanation(Phase.STARTING)),
@@ -143,6 +162,22 @@ def ended(status: int, at: str = EARLIER, reason: str = "Error") -> dict[str, An
 )
 def test_a_pod_is_explained(pod: PodView, expected: Explanation) -> None:
     assert explain(pod, NOW_MS) == expected
+
+
+def test_a_pod_that_was_deleted_by_hand_is_not_lost_while_its_node_only_cleans_up() -> None:
+    """A loaded kubelet has reported the ends of both containers, and removes the pod minutes later."""
+    deleted, killed, agent_killed = (document(name) for name in ("deleted", "killed", "agent_killed"))
+    [deadline_ms] = {pod_view(deleted).deletion_at_ms}
+    assert deadline_ms is not None
+    ends = [*killed["status"]["containerStatuses"], *agent_killed["status"]["containerStatuses"]]
+    deleted["status"]["containerStatuses"] = [
+        {**one, "state": {"terminated": {**one["state"]["terminated"], "finishedAt": "2026-11-28T18:32:00Z"}}}
+        for one in ends
+        if "terminated" in one["state"]
+    ]
+    stopped = pod_view(deleted)
+    for late_ms in (0, 61_000, 3_600_000):
+        assert explain(stopped, deadline_ms + late_ms) == Explanation(Phase.ENDED, "deleted by somebody else")
 
 
 def test_a_pull_that_waits_for_its_next_try_is_explained_by_its_cause() -> None:
