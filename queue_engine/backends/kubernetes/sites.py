@@ -49,7 +49,7 @@ class Load:
     last_start: float = 0.0
     """Monotonic time at which the latest pod was created."""
     outage: str | None = None
-    """What the cluster does in place of its service, such as `does not respond`; None while it serves."""
+    """The outage of the cluster as a predicate, such as `does not respond`; None while it serves."""
 
 
 @dataclass(frozen=True)

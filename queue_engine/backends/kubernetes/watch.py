@@ -97,7 +97,7 @@ class PodWatch:
 
     @property
     def outage(self) -> str | None:
-        """What the cluster does in place of its service, such as `does not respond`; None while it serves."""
+        """The outage of the cluster as a predicate, such as `does not respond`; None while it serves."""
         if self.is_connected:
             return None
         if self.problem is None or not self.problem.status:
