@@ -22,7 +22,7 @@ from typing import Any
 import uvloop
 
 from queue_engine.aio import end_tasks
-from tests.bench import growth, idle_agents, idle_endpoints, pending_retries, waiting_agents
+from tests.bench import bulk_operations, growth, idle_agents, idle_endpoints, pending_retries, waiting_agents
 from tests.bench.comparison import Change, compare, missing
 from tests.bench.report import figures_from_json
 from tests.bench.rows import chosen
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     costs.set_defaults(run=_growth)
     costs.add_argument("--sizes", default=growth.SIZES, type=_sizes, help="numbers of finished tasks, comma-separated")
     costs.add_argument("--only-endpoints", action="store_true", help="measure idle endpoints only")
+    costs.add_argument("--only-bulk", action="store_true", help="measure bulk operations only")
     costs.add_argument("--only-retries", action="store_true", help="measure pending retries of deliveries only")
     costs.add_argument(
         "--only-agents", action="store_true", help="measure agents that wait on the store and at an API only"
@@ -100,9 +101,11 @@ def until_interrupted(work: Coroutine[Any, Any, int]) -> int:
 
 def _growth(arguments: argparse.Namespace) -> int:
     goals = []
-    is_whole = not (arguments.only_endpoints or arguments.only_retries or arguments.only_agents)
+    is_whole = not (arguments.only_endpoints or arguments.only_retries or arguments.only_agents or arguments.only_bulk)
     if is_whole:
         uvloop.run(growth.run(arguments.server, arguments.sizes, result=GROWTH_RESULT))
+    if is_whole or arguments.only_bulk:
+        goals += uvloop.run(bulk_operations.run(arguments.server))
     if is_whole or arguments.only_retries:
         goals += uvloop.run(pending_retries.run(arguments.server))
     if is_whole or arguments.only_endpoints:

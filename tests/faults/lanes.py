@@ -125,7 +125,7 @@ def _have_ended(stage: Stage, plans: Iterable[TaskPlan]) -> bool:
 
 
 async def _has_taken(stage: Stage, worker: Worker) -> bool:
-    """Return True if tasks are taken for the agent, and it has tried to start one, which its link has lost.
+    """Return True if the agent has got tasks out of lanes, and its link has lost the start of one.
 
     An API claims in its own name. The agent is the only one, so what an API has taken is for it.
     """

@@ -418,7 +418,7 @@ class Stage:
 
 
 async def _answer_of(condition: Callable[[], Any]) -> Any:
-    """Return the answer of a condition; None if the store or an API does not respond to what it reads."""
+    """Return the value of a condition; None if the store or an API does not respond to what it reads."""
     try:
         answer = condition()
         return await answer if inspect.isawaitable(answer) else answer

@@ -206,7 +206,7 @@ async def test_a_suspect_does_not_wait_for_a_busy_agent_beside_an_idle_one(
 async def test_a_busy_agent_leaves_a_suspect_to_an_idle_one_that_wakes_later(
     store: Store, programs: Programs, container: HttpServer
 ) -> None:
-    """The idle agent stands still after the bell, until the busy one has heard of the suspect a second time."""
+    """The idle agent stalls after the bell, until the busy one has heard of the suspect a second time."""
     async with _busy_beside_a_suspect(store, programs, container) as (endpoint_id, busy, hand_back):
         await _wait_for_readers(store, 1)
         idle = programs.agent(endpoint_id, container.url, WORKER_AGENT_CONCURRENCY="4")

@@ -54,7 +54,10 @@ elseif own then
   local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
   ends = { own, first, redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1] }
 end
-local tokens, per_second = start_tokens(limit, now_us())
-tokens, per_second = tokens and string.format('%.6f', tokens) or false, per_second and tostring(per_second) or false
+local tokens, per_second = false, false
+if (limit or '') ~= '' then
+  tokens, per_second = start_tokens(limit, now_us())
+  tokens, per_second = string.format('%.6f', tokens), tostring(per_second)
+end
 return { 'QUEUED', now, updated, has_started, desired, has_failed, workers, losses, stream == queue and 1 or 0, depth,
   redis.call('XLEN', other), before, ends, paused == '1' and 1 or 0, tokens, per_second, lane_facts }

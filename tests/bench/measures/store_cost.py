@@ -2,6 +2,8 @@
 
 - Scripts: the time that the server counts for the commands of a submit, a claim and a finish, called 100 at a time from
   this process, so that the server is not disturbed. The lower quartile of the rounds.
+- Why: the time of the script that tells why a task waits, measured in the same way: for tasks in the middle of a long
+  queue and of a long lane, the dearer of both.
 - Server: the processor time of the whole server process for each task, connections included, while an agent or a
   peer's worker works on a queue.
 - Commands: what clients send, as MONITOR shows it, without the commands that scripts run.
@@ -15,11 +17,12 @@ import statistics
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Redis
 
 from queue_engine.crypto.sealing import Sealer
+from queue_engine.store.keys import TaskKeys
 from queue_engine.store.store import Store
 from tests.bench import growth
 from tests.bench.figures import OURS, Figure, Measured
@@ -32,7 +35,8 @@ SCRIPT_ROUNDS = 15
 COUNT = 3000
 COMMANDS_COUNT = 300
 PEERS = (ARQ, BULLMQ)
-UNITS = {"scripts": "µs", "server": "µs", "commands": "", "bytes queued": "B", "bytes finished": "B"}
+WHY_TASKS = 1000
+UNITS = {"scripts": "µs", "why": "µs", "server": "µs", "commands": "", "bytes queued": "B", "bytes finished": "B"}
 
 
 async def measure(stage: Stage) -> Measured:
@@ -75,7 +79,11 @@ async def _ours(stage: Stage) -> list[Figure]:
                 await fresh.wait_for(endpoint_id, "success", done)
 
             figures = await _costs(stage, store.redis, OURS, enqueue, work)
-        return [_figure("scripts", OURS, *await _script_rounds(fresh)), *figures]
+        costs = [
+            _figure("scripts", OURS, *await _script_rounds(fresh)),
+            _figure("why", OURS, *await _why_rounds(fresh)),
+        ]
+        return costs + figures
 
 
 def _variables(stage: Stage, url: str) -> dict[str, str]:
@@ -153,3 +161,28 @@ async def _script_rounds(stage: Stage) -> list[float]:
             if number:  # the first round warms up
                 values.append(cost.server)
     return [sum(statistics.quantiles(values, n=4)[0] for values in found.values())]
+
+
+async def _why_rounds(stage: Stage) -> list[float]:
+    """Return the time of a call that tells why a task waits."""
+    places = [await _waiting(stage, None), await _waiting(stage, "key")]
+    found: list[list[float]] = [[] for _ in places]
+    for number in range(SCRIPT_ROUNDS + 1):
+        for tasks, values in zip(places, found, strict=True):
+            await stage.store.redis.config_resetstat()
+            await asyncio.gather(*map(stage.store.scripts.why, tasks))
+            stats = cast("dict[str, dict[str, Any]]", await stage.store.redis.info("commandstats"))
+            if number:  # the first round warms up
+                values.append(float(stats["cmdstat_evalsha"]["usec"]) / len(tasks))
+    return [max(statistics.quantiles(values, n=4)[0] for values in found)]
+
+
+async def _waiting(stage: Stage, key: str | None) -> list[TaskKeys]:
+    """Let tasks wait, in a lane if they have a key; return those in the middle."""
+    endpoint_id = await stage.endpoint()
+    made = [replace(stage.task(endpoint_id, f"w{one}", b"1"), fairness_key=key) for one in range(WHY_TASKS)]
+    for one in made:
+        await stage.store.tasks.enqueue(one)
+    first = (WHY_TASKS - growth.CALLS) // 2
+    keys = stage.store.partitions.of(endpoint_id)
+    return [keys.of_task(one.task_id) for one in made[first : first + growth.CALLS]]
