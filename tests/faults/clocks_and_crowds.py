@@ -155,7 +155,7 @@ return { found.queued, found.scheduled, found.expired }
 """
 
 
-@scenario("a million due at once", flavour="volatile", rest_seconds=60.0, play_seconds=1200.0)
+@scenario("a million due at once", flavour="volatile", rest_seconds=60.0, play_seconds=3600.0)
 async def million_due(stage: Stage) -> None:
     """A million tasks of another endpoint are due at once, and later past their TTL at once; submits go on.
 

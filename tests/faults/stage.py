@@ -36,6 +36,8 @@ REST_SECONDS = 120.0
 PAGE = 100
 READ_SECONDS = 60.0
 """Time for which a read of the suite is repeated that gets no response, because it shares the machine with the load."""
+LOOK_SECONDS = 900.0
+"""The same for the look at the whole store at the end, which has millions of keys in one scenario."""
 LONG_MS = 800
 """An execution that takes this long can be interrupted on purpose."""
 
@@ -315,7 +317,7 @@ class Stage:
         async with patient_client(self.engine.url_of(keys.partition.tag)) as redis:
             with suppress(AssertionError):  # the check says what has not ended
                 await self.until(lambda: is_at_rest(redis, keys), self.rest_seconds)
-            evidence = await self._evidence(await self.read(lambda: look(redis, keys), self.rest_seconds))
+            evidence = await self._evidence(await self.read(lambda: look(redis, keys), LOOK_SECONDS))
         journal = evidence.journal
         if expired := sum(task["state"] == "expired" for task in evidence.tasks.values()):
             self.notes.append(f"{expired} tasks expired")
