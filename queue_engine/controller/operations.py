@@ -113,7 +113,9 @@ class Operations:
             self._turns.remove(one)
             return
         _count(step)
-        if step.is_closed:
+        if step.refusal:
+            await self._end(one, OperationStatus.FAILED, step.refusal)
+        elif step.is_closed:
             endpoint = await self._store.endpoints.get(one.endpoint_id, None)
             await self._end(one, OperationStatus.FAILED, refusal_of_tasks(endpoint) if endpoint else "")
         elif step.is_complete:

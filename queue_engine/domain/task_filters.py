@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Self
@@ -220,10 +221,36 @@ class TaskFilters:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
-        """Return the filters of a `to_dict`."""
-        return cls(
-            **{one.name: _restored(one.kind, stored[one.stored]) for one in TASK_FILTERS if one.stored in stored}
-        )
+        """Return the filters of a `to_dict`.
+
+        Raises UnknownFilter for those that only a later version has: without one of them, other tasks would match too.
+        """
+        unknown = sorted(stored.keys() - {one.stored for one in TASK_FILTERS})
+        if unknown:
+            raise UnknownFilter(f"the filter {unknown[0]} is of a later version of the engine")
+        values: dict[str, Any] = {}
+        for one in TASK_FILTERS:
+            if one.stored in stored:
+                try:
+                    values[one.name] = _restored(one.kind, stored[one.stored])
+                except ValueError:
+                    message = f"the filter {one.stored} has a value of a later version of the engine"
+                    raise UnknownFilter(message) from None
+        return cls(**values)
+
+    @classmethod
+    def known_in(cls, stored: Mapping[str, Any]) -> Self:
+        """Return the filters of a `to_dict` that this version has, to show them. They may match further tasks."""
+        values: dict[str, Any] = {}
+        for one in TASK_FILTERS:
+            if one.stored in stored:
+                with suppress(ValueError):
+                    values[one.name] = _restored(one.kind, stored[one.stored])
+        return cls(**values)
+
+
+class UnknownFilter(ValueError):
+    """Stored filters have a filter, or a value, that only a later version has."""
 
 
 def _restored(kind: type, value: Any) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from queue_engine.domain.task_filters import TaskFilters
+from queue_engine.domain.task_filters import TaskFilters, UnknownFilter
 from queue_engine.domain.task_operations import TaskAction
 from queue_engine.store.calls import Scripts
 from queue_engine.store.keys import EndpointKeys, Partitions
@@ -40,6 +40,8 @@ class OperationStep:
     """True if the queue has no room for the tasks that are left."""
     is_complete: bool = False
     """True if no task is left, so that the operation can end as done."""
+    refusal: str = ""
+    """Reason why this version must not advance the operation; empty if it does."""
 
 
 class OperationSteps:
@@ -62,7 +64,10 @@ class OperationSteps:
         state, action, filters_text, upto, after, step, complete, dry = (value and value.decode() for value in found)
         if state != "running":
             return None
-        filters = TaskFilters.from_dict(json.loads(filters_text)) if filters_text else None
+        try:
+            filters = TaskFilters.from_dict(json.loads(filters_text)) if filters_text else None
+        except UnknownFilter as error:
+            return OperationStep(TaskAction(action), refusal=str(error))
         is_complete, todo = complete == "1", await self._todo(keys, operation_id, limit)
         if not todo and not is_complete:
             place = int(after) if after else None

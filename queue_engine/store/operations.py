@@ -256,7 +256,7 @@ def _operation(endpoint_id: str, operation_id: str, fields: Mapping[bytes, bytes
         operation_id=operation_id,
         tenant=found["tenant"],
         action=TaskAction(found["action"]),
-        filters=None if is_given else TaskFilters.from_dict(json.loads(found["filters"])),
+        filters=None if is_given else TaskFilters.known_in(json.loads(found["filters"])),
         is_dry=found["dry"] == "1",
         status=status,
         total=total,

@@ -1,5 +1,7 @@
 """The leading controller makes the steps of operations: tenants in turns, and a broken one stops no other."""
 
+import pytest
+
 from queue_engine.controller.operations import Operations, Turns
 from queue_engine.domain.task_operations import OperationStatus, TaskAction
 from queue_engine.domain.tasks import TaskState
@@ -49,6 +51,18 @@ async def test_a_broken_operation_does_not_stop_the_others(bench: Bench) -> None
     assert counts(await found(bench, "fine")) == ("done", 1, 1, 0, 0)
     await bench.store.operations.end(bench.endpoint_id, "broken", OperationStatus.FAILED)
     await bench.probe.ask("DEL", bench.keys.operation("broken"))
+
+
+@pytest.mark.parametrize("filters", ['{"state": ["queued"], "colour": "red"}', '{"state": ["queued", "melted"]}'])
+async def test_an_operation_with_a_filter_of_a_later_version_changes_no_task(bench: Bench, filters: str) -> None:
+    await bench.submit("a")
+    await start(bench, operation(TaskAction.CANCEL, QUEUED))
+    await bench.probe.ask("HSET", bench.keys.operation("op1"), "filters", filters)
+    await run(bench)
+    assert await states(bench) == {"a": TaskState.QUEUED.value}
+    one = await found(bench)
+    assert counts(one) == ("failed", 0, 0, 0, 0)
+    assert "of a later version" in str(one.error)
 
 
 async def test_an_operation_whose_api_died_is_listed_for_its_tenant(bench: Bench) -> None:
