@@ -31,6 +31,7 @@ from queue_engine.api.public.routes import OperationsRoutes
 from queue_engine.api.v2.agent_tokens import AgentTokenRoutes
 from queue_engine.api.v2.audit import AuditRoutes
 from queue_engine.api.v2.batches import BatchRoutes
+from queue_engine.api.v2.clones import CloneRoutes
 from queue_engine.api.v2.console_links import ConsoleLinkRoutes
 from queue_engine.api.v2.credentials import CredentialRoutes
 from queue_engine.api.v2.deliveries import DeliveryRoutes
@@ -132,6 +133,7 @@ def create_app(
     document = functools.cache(lambda: describe(operations))
     # Routes are tried in this order, so the most frequent ones come first.
     operations += TaskRoutes(services).operations()
+    operations += CloneRoutes(services).operations()
     operations += TaskOperationRoutes(services).operations()
     operations += BatchRoutes(services).operations()
     operations += DeliveryRoutes(services).operations()

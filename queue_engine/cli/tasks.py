@@ -35,7 +35,7 @@ group = typer.Typer(
     name="tasks",
     rich_help_panel=PANEL,
     no_args_is_help=True,
-    help="Submit, show, cancel, retry and delete tasks.",
+    help="Submit, show, copy, cancel, retry and delete tasks.",
 )
 commands.add_typer(group, name="tasks", rich_help_panel=PANEL)
 
@@ -177,6 +177,63 @@ def submit_task(
         _wait(session, endpoint_id, task_id, timeout)
     else:
         session.show(done, lambda: session.screen.line(task_id))
+
+
+@command(group, "clone", options=_SUBMIT_OPTIONS)
+def clone_task(
+    session: Session,
+    endpoint: Endpoint,
+    task: Task,
+    text: Annotated[
+        str | None,
+        typer.Option("--input", metavar="JSON", help="Another input; @FILE reads a file, - reads standard input"),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--input-file", help="File with another input; - is standard input")
+    ] = None,
+    max_body_bytes: Annotated[
+        int,
+        typer.Option(envvar="QUEUE_ENGINE_MAX_BODY_BYTES", min=1, help="Size limit of the API for a request body"),
+    ] = DEFAULT_MAX_BODY_BYTES,
+    process_uri: Annotated[str | None, typer.Option("--path", help="Another path of the container")] = None,
+    no_webhook: Annotated[bool, typer.Option("--no-webhook", help="Send the result of the copy to no webhook")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the copy has ended, and show it")] = False,
+    timeout: Timeout = None,
+    **fields: Any,
+) -> None:
+    """Submit a copy of a task, with other fields where options name them, and print its id.
+
+    With another path or port the headers are not copied, and with another webhook its key is not.
+
+    queue-engine tasks clone echo hello_1 --input '{"prompt": "hello again"}' --wait
+    """
+    body = _changes(session, fields, process_uri, no_webhook=no_webhook)
+    request = json.dumps(body).encode()
+    if text is not None or file is not None:
+        request = _with_input(body, _input(text, file, max_body_bytes))
+    if len(request) > max_body_bytes:
+        raise WrongUse(f"the request is longer than {max_body_bytes} bytes (--max-body-bytes)")
+    endpoint_id = session.api.endpoint_id(endpoint)
+    done = session.api.send("POST", ENDPOINTS, endpoint_id, "tasks", task, "clone", body=request)
+    task_id = str(done.members().get("taskId"))
+    if wait:
+        _wait(session, endpoint_id, task_id, timeout)
+    else:
+        session.show(done, lambda: session.screen.line(task_id))
+
+
+def _changes(
+    session: Session, fields: Mapping[str, Any], process_uri: str | None, *, no_webhook: bool
+) -> dict[str, Any]:
+    """Return the changes of a copy. A key in the environment is only for a webhook that is given too."""
+    body = _body(session, fields)
+    if "webhook" not in fields and "webhook_auth_key" not in fields:
+        body.pop("webhookAuthKey", None)
+    if process_uri is not None:
+        body["processUri"] = process_uri
+    if no_webhook and "webhook" in fields:
+        raise WrongUse("--no-webhook and --webhook cannot be combined")
+    return body | ({"webhook": None} if no_webhook else {})
 
 
 _MAP_OPTIONS = options_of(TASK_FIELDS, STRUCTURED)
@@ -609,4 +666,5 @@ def _exposed_port(session: Session, endpoint_id: str) -> Any:
 
 def _with_input(body: dict[str, Any], given: bytes) -> bytes:
     """Return the body as JSON text. The input is inserted unchanged, so that its numbers lose no digits."""
-    return json.dumps(body).encode()[:-1] + b', "input": ' + given + b"}"
+    members = json.dumps(body).encode()[:-1]
+    return members + (b', "input": ' if body else b'"input": ') + given + b"}"

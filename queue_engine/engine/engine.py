@@ -12,6 +12,7 @@ from queue_engine.engine.agent_tokens import AgentTokens
 from queue_engine.engine.agents.work import AgentWork
 from queue_engine.engine.audit import Audit
 from queue_engine.engine.batches import Batches
+from queue_engine.engine.clones import Clones
 from queue_engine.engine.credentials import Credentials
 from queue_engine.engine.cursors import Cursors
 from queue_engine.engine.deliveries import Deliveries
@@ -75,6 +76,7 @@ class Engine:
             store.tasks, store.endpoints, sealer, destinations, secret_keys, tenant_limits, lanes
         )
         self.batches = Batches(self.submissions)
+        self.clones = Clones(store.tasks)
         self.audit = Audit(store.audit)
         self.orders = Orders(store.tasks, store.endpoints, self.audit)
         self.operations = TaskOperations(store.operations, store.endpoints, tenant_limits, self.audit)

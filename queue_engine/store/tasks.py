@@ -247,6 +247,29 @@ class TaskStore:
         """Return the task without its input, output and secrets, or None."""
         return self._task(endpoint_id, task_id, await self._read(endpoint_id, task_id), detail=False)
 
+    async def original(self, endpoint_id: str, task_id: str) -> Task | None:
+        """Return the task with its secrets, for a copy of it, or None. An input that is not small is in `long`.
+
+        Raises SecretKeyMissing or SealBroken if a secret cannot be opened.
+        """
+        keys = self._partitions.of(endpoint_id).of_task(task_id)
+        reply = await self._scripts.read(keys, is_whole=True, max_bytes=0)
+        if reply.word == "GONE":
+            return None
+        if reply.word == "LONG":
+            task, spec = self._long_task(keys, reply), reply.spec
+        else:
+            spec = reply.front[: int(reply.fields["spec"])]
+            task = task_from(
+                endpoint_id,
+                task_id,
+                reply.fields,
+                self._specs.decode_public(spec),
+                rest_of(reply.front, len(spec)),
+                reply.result,
+            )
+        return replace(task, spec=self._specs.decode(spec, endpoint_id, task_id))
+
     async def wait_facts(self, endpoint_id: str, task_id: str) -> WaitFacts | None:
         """Return what tells why a task waits; None if it does not wait, or there is no such task."""
         reply = await self._scripts.why(self._partitions.of(endpoint_id).of_task(task_id))

@@ -27,7 +27,7 @@ ALB = {f"forward_{method}" for method in ("get", "post", "put", "patch", "delete
 
 # Not made from the code: a route that is missing here, or that allows another role, fails.
 ROLES: dict[str, set[Role]] = {
-    **dict.fromkeys(("submit_task", "submit_batch"), SUBMITTERS),
+    **dict.fromkeys(("submit_task", "submit_batch", "clone_task"), SUBMITTERS),
     "list_tasks": VIEWERS,
     "count_tasks": VIEWERS,
     "export_tasks": VIEWERS,
@@ -177,7 +177,7 @@ async def test_routes_without_a_key_take_any_key(api: RunningApi) -> None:
 async def test_ended_keys_and_no_key_open_nothing(valkey_url: str) -> None:
     async with running_api(valkey_url, unknown_keys_per_minute=0) as api:
         endpoint_id = await api.create_endpoint()
-        expired = await key_of(api, ADMIN, expires_at_ms=await api.store.now_ms() + 20)
+        expired = await key_of(api, ADMIN, expires_at_ms=await api.store.now_ms() + 1000)
         revoked = {role: await key_of(api, role) for role in Role}
         for key in revoked.values():
             await api.store.api_keys.revoke(hash_of(key))

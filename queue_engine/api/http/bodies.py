@@ -46,6 +46,11 @@ class BodyShare:
             self._bodies.add(self._tenant, more)
             self._counted += more
 
+    def grow_by(self, size: int) -> None:
+        """Count further bytes. Raises TooManyRequests at the limit."""
+        self._bodies.add(self._tenant, size)
+        self._counted += size
+
     def release(self) -> None:
         """Stop counting the body."""
         self._bodies.remove(self._tenant, self._counted)
@@ -132,6 +137,16 @@ class BodyReader:
         if len(arrived) > UNCOUNTED_BYTES:
             self._share(request, tenant).grow_to(len(arrived))
         return arrived
+
+    def count_more(self, scope: Scope, tenant: str, size: int) -> None:
+        """Count bytes that the server reads for a request, beside its body, until `release` is called.
+
+        Raises TooManyRequests at the limit.
+        """
+        share: BodyShare | None = scope.get(BODY_SHARE)
+        if share is None:
+            share = scope[BODY_SHARE] = BodyShare(self.of_tenants, tenant)
+        share.grow_by(size)
 
     def _share(self, request: Request, tenant: str) -> BodyShare:
         share = request.scope[BODY_SHARE] = BodyShare(self.of_tenants, tenant)

@@ -50,15 +50,17 @@ JsonText = Annotated[
 """A member that was checked and kept as JSON text."""
 
 
+NewTaskId = Annotated[
+    str,
+    matching(r"[A-Za-z0-9_]{1,255}", "must be 1–255 of letters, digits and _"),
+    Field(json_schema_extra={"pattern": "^[A-Za-z0-9_]{1,255}$"}),
+]
+
+
 class _Identity(RequestModel):
-    task_id: (
-        Annotated[
-            str,
-            matching(r"[A-Za-z0-9_]{1,255}", "must be 1–255 of letters, digits and _"),
-            Field(json_schema_extra={"pattern": "^[A-Za-z0-9_]{1,255}$"}),
-        ]
-        | None
-    ) = Field(None, description="Your id for the task; without it, a UUID without hyphens is generated")
+    task_id: NewTaskId | None = Field(
+        None, description="Your id for the task; without it, a UUID without hyphens is generated"
+    )
     input: JsonText = Field(description="Any JSON value except null. The container gets the same bytes")
 
 
