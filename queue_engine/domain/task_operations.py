@@ -1,4 +1,4 @@
-"""Operations: many tasks of an endpoint are cancelled, retried or deleted, in the background."""
+"""Operations: many tasks of an endpoint are cancelled, retried, deleted or sent again, in the background."""
 
 from __future__ import annotations
 
@@ -29,12 +29,15 @@ class TaskAction(StrEnum):
     CANCEL = "cancel"
     RETRY = "retry"
     DELETE = "delete"
+    REDELIVER = "redeliver"
+    """Send the results again, also those that were delivered."""
 
 
 _STATES: Mapping[TaskAction, frozenset[TaskState]] = {
     TaskAction.CANCEL: frozenset(TaskState) - TERMINAL_STATES,
     TaskAction.RETRY: TERMINAL_STATES,
     TaskAction.DELETE: TERMINAL_STATES,
+    TaskAction.REDELIVER: TERMINAL_STATES,
 }
 """States of the tasks that an action can change."""
 
@@ -74,13 +77,17 @@ class SkipReason(StrEnum):
     NEWER = "newer"
     """The task was submitted after the operation began."""
     NOT_ENDED = "notEnded"
-    """Only ended tasks are retried and deleted."""
+    """Only ended tasks are retried, deleted and sent again."""
     ENDED = "ended"
     """An ended task is not cancelled."""
     CHANGED = "changed"
     """The task has changed after it was found, and may no longer match."""
     REQUESTED = "requested"
     """The cancellation was requested before."""
+    NO_WEBHOOK = "noWebhook"
+    """The task has no webhook to which its result could be sent."""
+    DUE = "due"
+    """The result is being sent, or is due."""
 
 
 @dataclass(frozen=True)

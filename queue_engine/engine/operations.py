@@ -1,4 +1,4 @@
-"""Operations: cancel, retry or delete many tasks of an endpoint, in the background."""
+"""Operations: cancel, retry, delete or send again many tasks of an endpoint, in the background."""
 
 from __future__ import annotations
 
@@ -32,7 +32,12 @@ from queue_engine.store.constants import MAX_RUNNING_OPERATIONS
 from queue_engine.store.endpoints import EndpointStore
 from queue_engine.store.operations import OperationStore, Start
 
-RIGHTS = {TaskAction.CANCEL: Right.OPERATE, TaskAction.RETRY: Right.OPERATE, TaskAction.DELETE: Right.MANAGE}
+RIGHTS = {
+    TaskAction.CANCEL: Right.OPERATE,
+    TaskAction.RETRY: Right.OPERATE,
+    TaskAction.DELETE: Right.MANAGE,
+    TaskAction.REDELIVER: Right.OPERATE,
+}
 """The right that an operation needs: that of the same order for a single task, and at least `operate`."""
 
 

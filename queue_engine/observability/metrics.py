@@ -229,7 +229,7 @@ operations_running = _figures(
 )
 operation_tasks = _counter(
     "queue_engine_operation_tasks", "Tasks that bulk operations have changed, by action", ["action"],
-    by={CONTROLLER: ("cancel", "retry", "delete")},
+    by={CONTROLLER: ("cancel", "retry", "delete", "redeliver"), DELIVERY: ("redeliver",)},
 )  # fmt: skip
 controller_leading = _gauge("queue_engine_controller_leading", "1 while this controller leads, else 0", by=[CONTROLLER])
 background_job_last_success = _figures(

@@ -559,6 +559,13 @@ class RecoverDeliverySkipped:
 class RecoverDeliveryEnded:
     word: Literal["ENDED"]
 
+class RedeliverInOperationOk:
+    word: Literal["OK"]
+    result: str
+
+class RedeliverInOperationStale:
+    word: Literal["STALE"]
+
 class ReleaseOk:
     word: Literal["OK"]
 
@@ -749,6 +756,7 @@ class SettleDeliveryOk:
     created_ms: int
     now_ms: int
     is_recovered: bool
+    operation_id: str | None
 
 class SettleDeliveryFenced:
     word: Literal["FENCED"]
@@ -1345,7 +1353,9 @@ class Scripts:
     async def index_given_up(self, keys: TaskKeys, /) -> IndexGivenUpOk:
         """Correct the entry of a task in the index of deliveries that were given up."""
     async def leave_recovered(self, keys: TaskKeys, /) -> LeaveRecoveredOk | LeaveRecoveredDue:
-        """Remove a task from those whose delivery a recovery has made due, if the delivery is not due any longer."""
+        """Remove a task from those whose delivery a recovery or an operation has made due, if the delivery is not due
+        any longer.
+        """
     async def leave_waiting(self, keys: EndpointKeys, /) -> LeaveWaitingOk:
         """Remove an endpoint without waiting tasks from the endpoints that may have some."""
     async def make_queues(self, keys: EndpointKeys, /) -> MakeQueuesOk | MakeQueuesGone:
@@ -1584,6 +1594,20 @@ class Scripts:
     ) -> RecoverDeliveryOk | RecoverDeliveryFull | RecoverDeliverySkipped | RecoverDeliveryEnded:
         """Send a result again whose delivery was given up, for a recovery. Not allowed at maxmemory, because it is new
         work.
+        """
+    async def redeliver_in_operation(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        operation: str,
+        todo: str,
+        operation_id: str,
+        limit: int,
+        states: Sequence[str],
+    ) -> RedeliverInOperationOk | RedeliverInOperationStale:
+        """Send the result of an ended task again for an operation: see change_in_operation. Not allowed at maxmemory,
+        because it is new work.
         """
     async def release(
         self,

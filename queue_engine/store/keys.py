@@ -415,8 +415,8 @@ class EndpointKeys:
 
     @cached_property
     def recovered(self) -> str:
-        """Set: tasks whose delivery a recovery has made due; tasks whose delivery is no longer due are removed by the
-        next step of a recovery; expires."""
+        """Set: tasks whose delivery a recovery or an operation has made due; tasks whose delivery is no longer due are
+        removed by the next step of either; expires."""
         return self._key("rec") + ":out"
 
     @cached_property

@@ -14,6 +14,8 @@ from queue_engine.domain.task_filters import TaskFilters, UnknownFilter
 from queue_engine.domain.task_operations import TaskAction
 from queue_engine.store.calls import Scripts
 from queue_engine.store.keys import EndpointKeys, Partitions
+from queue_engine.store.recoveries import RECOVERED_AT_ONCE
+from queue_engine.store.resends import Resends
 from queue_engine.store.scripts import Call
 from queue_engine.store.task_scan import TaskScan
 
@@ -37,7 +39,7 @@ class OperationStep:
     is_closed: bool = False
     """True if the endpoint takes no tasks now, so that none can be retried."""
     is_waiting: bool = False
-    """True if the queue has no room for the tasks that are left."""
+    """True if the queue has no room for the tasks that are left, or enough results are being sent again."""
     is_complete: bool = False
     """True if no task is left, so that the operation can end as done."""
     refusal: str = ""
@@ -52,6 +54,7 @@ class OperationSteps:
         self._scripts = scripts
         self._partitions = partitions
         self._scan = scan
+        self._resends = Resends(redis, scripts, partitions)
 
     async def step(self, endpoint_id: str, operation_id: str, *, limit: int = STEP_TASKS) -> OperationStep | None:
         """Find up to `limit` tasks, unless some are left of the step before, and change them.
@@ -76,7 +79,7 @@ class OperationSteps:
                 return None
             is_complete, todo = planned, await self._todo(keys, operation_id, limit)
         states = sorted(filters.states) if filters is not None else []
-        results = await self._changed(keys, operation_id, TaskAction(action), todo, states)
+        results = await self._changed(keys, operation_id, TaskAction(action), todo, states, is_dry=dry == "1")
         left = results.pop("FULL", 0), results.pop("CLOSED", 0)
         return OperationStep(
             TaskAction(action),
@@ -88,9 +91,20 @@ class OperationSteps:
         )
 
     async def _changed(
-        self, keys: EndpointKeys, operation_id: str, action: TaskAction, todo: Sequence[str], states: Sequence[str]
+        self,
+        keys: EndpointKeys,
+        operation_id: str,
+        action: TaskAction,
+        todo: Sequence[str],
+        states: Sequence[str],
+        *,
+        is_dry: bool,
     ) -> Counter[str]:
         """Change tasks, and return the number of them by result. A task that must wait ends the work on the others."""
+        if action is TaskAction.REDELIVER:
+            # A dry operation makes nothing due, so the limit of what is due does not end it.
+            at_once = CHANGED_AT_ONCE if is_dry else RECOVERED_AT_ONCE
+            return await self._resends.send(keys, operation_id, todo, states, at_once=at_once)
         change, results = self._change(action), Counter[str]()
         for first in range(0, len(todo), CHANGED_AT_ONCE):
             calls = (
@@ -147,3 +161,5 @@ class OperationSteps:
                 return self._scripts.rerun_in_operation
             case TaskAction.DELETE:
                 return self._scripts.delete_in_operation
+            case TaskAction.REDELIVER:
+                raise ValueError("results are sent again by Resends")

@@ -1,4 +1,4 @@
-"""Operations: many tasks of an endpoint are cancelled, retried or deleted, in the background, each of them once.
+"""Operations: many tasks of an endpoint are changed in the background, each of them once.
 
 An operation is a hash of its endpoint, which is in the same slot as the tasks. The leading controller advances it in
 steps (`store/operation_steps.py`):
@@ -55,6 +55,8 @@ _SKIP_FIELDS: Mapping[str, SkipReason] = {
     "skipped:changed": SkipReason.CHANGED,
     "skipped:repeated": SkipReason.REQUESTED,
     "skipped:already": SkipReason.CHANGED,
+    "skipped:no_webhook": SkipReason.NO_WEBHOOK,
+    "skipped:due": SkipReason.DUE,
 }
 
 

@@ -151,7 +151,7 @@ async def test_operations_are_listed_by_endpoint_and_by_tenant(bulk: Bulk) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"action": "stop"}, "action: must be 'cancel', 'retry' or 'delete'"),
+        ({"action": "stop"}, "action: must be 'cancel', 'retry', 'delete' or 'redeliver'"),
         ({"action": None}, "action: is required"),
         ({"filter": None}, "filter: is required without taskIds"),
         ({"filter": {}}, "filter: must have at least one filter"),

@@ -33,7 +33,7 @@ NEW_WORK = {
     *("enqueue", "rerun", "create_endpoint", "note_endpoint", "update_endpoint", "append_logs"),
     *("create_credential", "update_credential", "use_credential", "take_submit"),
     *("retry_delivery", "start_recovery", "recover_delivery", "rotate_signing_secret"),
-    *("create_operation", "rerun_in_operation"),
+    *("create_operation", "rerun_in_operation", "redeliver_in_operation"),
 }
 """Scripts that add new data. All others let existing work end."""
 

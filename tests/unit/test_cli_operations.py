@@ -50,6 +50,18 @@ def test_without_yes_the_tasks_are_counted_before_the_question(action: str) -> N
     assert refused.calls == [f"POST {OPERATIONS}"]
 
 
+def test_results_of_all_tasks_that_match_are_sent_again() -> None:
+    api = FakeApi({f"POST {OPERATIONS}": operation(action="redeliver")})
+    done = api.run("deliveries", "redeliver", "7", "--status", "DELIVERED", "--yes")
+    assert done.exit_code == 0, done.output
+    assert (api.body()["action"], api.body()["filter"]) == ("redeliver", {"status": "DELIVERED"})
+    order = f"POST {ONE}/tasks/a/deliveries/redeliver"
+    one = FakeApi({order: {"result": "queued"}})
+    assert one.run("deliveries", "redeliver", "7", "a").exit_code == 0
+    assert one.calls == [order]
+    assert FakeApi({}).run("deliveries", "redeliver", "7", "a", "--status", "DELIVERED").exit_code == 2
+
+
 def test_a_dry_run_needs_no_answer_and_changes_nothing() -> None:
     api = FakeApi({f"POST {OPERATIONS}": operation(dryRun=True)})
     assert api.run("tasks", "delete", "7", "--state", "failed", "--dry-run").exit_code == 0

@@ -68,7 +68,9 @@ class StartOperation(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     action: TaskAction = Field(
-        strict=False, description="The change: cancel tasks that have not ended, retry or delete tasks that have"
+        strict=False,
+        description="The change: `cancel` tasks that have not ended; `retry` or `delete` tasks that have, or send "
+        "their results again (`redeliver`), also those that were delivered",
     )
     filter: dict[str, Any] | None = Field(
         None,
@@ -111,8 +113,9 @@ class OperationView(View):
     skipped: int = Field(description="Tasks that were found and not changed, and given ids that have no task")
     skip_reasons: dict[SkipReason, int] = Field(
         description="`skipped` by reason. `notFound`: deleted, or never submitted; `newer`: submitted after the start; "
-        "`notEnded`: cannot be retried or deleted; `ended`: cannot be cancelled; `changed`: ended, began or ran again "
-        "after it was found; `requested`: its cancellation was requested before"
+        "`notEnded`: cannot be retried, deleted or sent again; `ended`: cannot be cancelled; `changed`: ended, began "
+        "or ran again after it was found; `requested`: its cancellation was requested before; `noWebhook`: its result "
+        "is sent to no webhook; `due`: its result is being sent"
     )
     failed: int = Field(description="Tasks whose change failed")
     error: str | None = Field(description="Why the operation, or the change of a task, failed")
@@ -145,7 +148,7 @@ class TaskOperationRoutes:
         return [
             Operation(
                 "POST", several, self.start_operation, right=Right.OPERATE,
-                summary="Cancel, retry or delete many tasks, in the background", tag=TAG,
+                summary="Cancel, retry, delete or send again many tasks, in the background", tag=TAG,
                 response=Success[OperationView], takes=StartOperation, parameters=[ENDPOINT_ID],
                 failures=(400, 401, 404, 409, 413, 415, 429, 503),
             ),
@@ -175,7 +178,8 @@ class TaskOperationRoutes:
         since the operation found it is skipped. At most four operations of an endpoint run at a time; one more gets
         409. To delete, a key needs the role admin, as for a single task.
 
-        Retries wait while the queue is full. If the endpoint is stopped, they end as `failed`.
+        Retries wait while the queue is full. If the endpoint is stopped, they end as `failed`. At most four results are
+        sent again at a time, behind fresh ones.
         """
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)

@@ -844,12 +844,18 @@ end
 -- Status of a delivery that is to be sent again, by the status that it had.
 local SENT_AGAIN = { SUCCESS = 'INIT', MAX_RETRIES_EXCEEDED = 'FAILED' }
 
--- Make the delivery of an ended task's result due now. The task's data is kept at least as long as after its end.
+-- Make the delivery of an ended task's result due now, for an operation if its id is given. The task's data is kept at least as long
+-- as after its end.
 -- keys: task, body, result, history, attempts_log, delivery
-local function deliver_now(trigger)
+local function deliver_now(trigger, operation_id)
   local now, status = now_ms(), redis.call('HGET', task, 'delivery')
   add_to_outbox(now)
   redis.call('HSET', delivery, 'trigger', trigger)
+  if operation_id then
+    redis.call('HSET', delivery, 'operation', operation_id)
+  else
+    redis.call('HDEL', delivery, 'operation')
+  end
   if status == 'SUCCESS' then undo_delivered(now) end
   leave_given_up()
   redis.call('HDEL', task, 'delivery_error', 'delivery_parked')
@@ -1189,14 +1195,15 @@ end
 
 -- Change a task for an operation, and count the result, both once: the task leaves `todo` in the same script. `change` is the
 -- function of the transition. Return the result; nil if the operation has ended, or the task has been changed. A task for which
--- the queue has no room, or whose endpoint is closed, stays in `todo`. A dry operation changes no task.
+-- the queue has no room, or whose endpoint is closed, stays in `todo`. A dry operation changes no task. `reason`, if given, is a
+-- function that returns why the task is skipped besides.
 -- keys: task
-local function change_in_operation(operation, todo, change, is_for_ended, states)
+local function change_in_operation(operation, todo, change, is_for_ended, states, reason)
   local state, upto, is_dry, call_id = unpack(redis.call('HMGET', operation, 'state', 'upto', 'dry', 'call'))
   local _, task_id = names_of(task)
   local matched = tonumber(redis.call('ZSCORE', todo, task_id) or '')
   if state ~= 'running' or not matched then return nil end
-  local result, why = reason_to_skip(matched, upto, is_for_ended, states) or 'OK', nil
+  local result, why = reason_to_skip(matched, upto, is_for_ended, states) or (reason and reason()) or 'OK', nil
   if result == 'OK' and is_dry ~= '1' then result, why = unpack(results_of(pcall(change, call_id))) end
   if result == 'FULL' or result == 'CLOSED' then return result end
   redis.call('ZREM', todo, task_id)

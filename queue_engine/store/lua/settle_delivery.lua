@@ -8,10 +8,11 @@
 --   record text (JSON object, for the ledger; the trigger and the time of the next attempt are added),
 --   drops_destination flag (of a delivery that waits; a process of version 0.2 would need it)
 -- replies:
---   OK: created_ms integer, now_ms integer, is_recovered flag (a recovery has made the delivery due)
+--   OK: created_ms integer, now_ms integer, is_recovered flag (a recovery has made the delivery due),
+--     operation_id optional text (the operation that has made it due)
 --   FENCED (another process has the delivery, or it was settled before)
-local entry, owner, begun, trigger, is_counted =
-  unpack(redis.call('HMGET', delivery, 'entry', 'owner', 'created', 'trigger', 'counted'))
+local entry, owner, begun, trigger, is_counted, operation =
+  unpack(redis.call('HMGET', delivery, 'entry', 'owner', 'created', 'trigger', 'counted', 'operation'))
 if entry ~= entry_id or owner ~= process_id then return { 'FENCED' } end
 local now = now_ms()
 local due_at = verdict == 'again' and text(now + delay_ms)
@@ -53,4 +54,4 @@ else
   end
 end
 if state then redis.call('PEXPIRE', attempts_log, text(math.max(ttl, 1))) end
-return { 'OK', begun, text(now), trigger == 'recover' }
+return { 'OK', begun, text(now), trigger == 'recover', operation }

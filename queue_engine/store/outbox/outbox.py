@@ -24,6 +24,7 @@ from queue_engine.store.outbox.shelves import Shelf, Shelves, shelf_of
 from queue_engine.store.outbox.tenants import EndpointTenants
 from queue_engine.store.recoveries import RecoveryStore
 from queue_engine.store.redis.cluster import ClusterClient
+from queue_engine.store.resends import Resends
 from queue_engine.store.streams import make_group
 
 GROUP = "delivery"
@@ -65,7 +66,8 @@ class Outbox:
         self._partitions = partitions
         self.process_id = process_id
         recoveries = RecoveryStore(redis, scripts, partitions)
-        self._results = ResultDeliveries(redis, scripts, sealer, recoveries, process_id, max_age_ms=max_age_ms)
+        resends = Resends(redis, scripts, partitions)
+        self._results = ResultDeliveries(redis, scripts, sealer, recoveries, resends, process_id, max_age_ms=max_age_ms)
         self._events = EventDeliveries(scripts, sealer, process_id, max_age_ms=max_age_ms)
         self._held: dict[str, set[str]] = {partition.outbox: set() for partition in partitions.all()}
         """Ids of the entries that were returned and not yet settled or deferred, by outbox."""

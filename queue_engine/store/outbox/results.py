@@ -9,6 +9,8 @@ from redis.exceptions import RedisError
 
 from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.domain.deliveries import Delivery, TaskResult, Verdict, WebhookResponse, task_result_body
+from queue_engine.domain.task_operations import TaskAction
+from queue_engine.observability import metrics
 from queue_engine.rules.signing_secrets import check_auth_key, signs
 from queue_engine.store.calls import Scripts
 from queue_engine.store.codec import TaskSpecs
@@ -17,6 +19,7 @@ from queue_engine.store.endpoint_index import is_indexed
 from queue_engine.store.keys import FORMAT, META
 from queue_engine.store.outbox.entries import OutboxEntry, Settlement, open_secrets, owner_of, settlement, verdict_words
 from queue_engine.store.recoveries import RecoveryStore
+from queue_engine.store.resends import Resends
 
 
 class ResultDeliveries:
@@ -28,6 +31,7 @@ class ResultDeliveries:
         scripts: Scripts,
         sealer: Sealer,
         recoveries: RecoveryStore,
+        resends: Resends,
         process_id: str,
         *,
         max_age_ms: int,
@@ -35,6 +39,7 @@ class ResultDeliveries:
         self._redis = redis
         self._scripts = scripts
         self._recoveries = recoveries
+        self._resends = resends
         self._sealer = sealer
         self._specs = TaskSpecs(sealer)
         self._process_id = process_id
@@ -99,7 +104,15 @@ class ResultDeliveries:
             # The attempt is recorded. If the store fails now, the controllers' job advances the recovery.
             with suppress(RedisError, OSError):
                 await self._recoveries.advance(owner_of(entry.delivery_id)[0])
+        if reply.operation_id is not None:
+            # The same: the leading controller's next step advances the operation.
+            with suppress(RedisError, OSError):
+                await self._advance(owner_of(entry.delivery_id)[0], reply.operation_id)
         return settlement(reply.created_ms, reply.now_ms)
+
+    async def _advance(self, endpoint_id: str, operation_id: str) -> None:
+        made_due = await self._resends.advance(endpoint_id, operation_id)
+        metrics.operation_tasks.labels(action=TaskAction.REDELIVER.value).inc(made_due)
 
     async def _drops_destinations(self) -> bool:
         """Return True if no process of format 1 runs, which would lose a waiting delivery without a destination."""
