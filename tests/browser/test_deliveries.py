@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 from tests.browser.conftest import SHOTS, Visitor
 from tests.browser.test_console import call, ended, submit
@@ -41,4 +42,34 @@ def test_a_paused_receiver_is_seen_and_tried_at_once(operator: Visitor, engine: 
         operator.see("Nothing wrong was noted")
         path = f"/serverless/{endpoint}/tasks/{later}"
         wait_until(lambda: call(engine, "GET", path)["status"] == "DELIVERED")
+        assert operator.reports == []
+
+
+def test_all_results_that_match_are_sent_again_after_a_count(operator: Visitor, engine: Up, endpoint: str) -> None:
+    with HttpServer() as receiver:
+        tasks = [submit(engine, endpoint, n, taskId=f"again_{n}", webhook=f"{receiver.url}/hook") for n in range(6)]
+        ended(engine, endpoint, submit(engine, endpoint, 1, taskId="again_silent"))
+        for task in tasks:
+            path = f"/serverless/{endpoint}/tasks/{task}"
+            wait_until(lambda path=path: call(engine, "GET", path)["status"] == "DELIVERED")  # type: ignore[misc]
+        assert len(receiver.requests) == len(tasks)
+        operator.open(f"/console/tasks?endpoint={endpoint}&idPrefix=again_")
+        operator.page.locator("tr[data-row]").nth(6).wait_for()
+        operator.clicks = 0
+        operator.click("Send all again…")
+        operator.see("6 of 7 that match would be sent again.")
+        operator.see("1 have no webhook")
+        assert len(receiver.requests) == len(tasks)
+        operator.page.screenshot(path=SHOTS / "send-again-preview.png")
+        operator.click("Send again 6")
+        operator.page.wait_for_url("**/console/bulk/**")
+        operator.page.get_by_role("heading", name="Result").wait_for()
+        assert operator.clicks <= 4
+        operator.see("sent again")
+        wait_until(lambda: len(receiver.requests) == 2 * len(tasks))
+        ids = [request.headers["webhook-id"] for request in receiver.requests]
+        assert sorted(ids[: len(tasks)]) == sorted(ids[len(tasks) :])
+        operation = call(engine, "GET", f"/serverless/{endpoint}/operations?pageSize=1")["items"][0]
+        assert (operation["action"], operation["done"], operation["skipReasons"]) == ("redeliver", 6, {"noWebhook": 1})
+        assert Axe().run(operator.page).response["violations"] == []
         assert operator.reports == []

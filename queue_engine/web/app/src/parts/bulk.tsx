@@ -25,11 +25,13 @@ export const VERBS: Record<Operation["action"], { ask: string; done: string; doi
   retry: { ask: "Retry", done: "retried", doing: "Retrying" },
   cancel: { ask: "Cancel", done: "cancelled", doing: "Cancelling" },
   delete: { ask: "Delete", done: "deleted", doing: "Deleting" },
+  redeliver: { ask: "Send again", done: "sent again", doing: "Sending again" },
 };
 
 export const SKIPS: Record<string, string> = {
   notFound: "do not exist any more", newer: "were submitted later", notEnded: "have not ended", ended: "have ended already",
   changed: "began or ran again", requested: "are being cancelled already",
+  noWebhook: "have no webhook", due: "are being sent already",
 };
 
 export function BulkDialog({ order, close }: { order: Order; close: () => void }) {
@@ -62,7 +64,7 @@ export function BulkDialog({ order, close }: { order: Order; close: () => void }
   return (
     <dialog ref={dialog} class="card" onClose={close} aria-labelledby="bulk-title">
       <form class="body stack" onSubmit={(event) => void begin(event)}>
-        <h2 id="bulk-title">{verb.ask} tasks of <Foreign text={order.endpoint.name} limit={80} /></h2>
+        <h2 id="bulk-title">{verb.ask}{order.action === "redeliver" ? ": results of " : " "}tasks of <Foreign text={order.endpoint.name} limit={80} /></h2>
         <Target order={order} />
         <div role="status">
           {error ? <ErrorNotice error={error} /> : preview === null || preview.status === "running" ? <Counting preview={preview} /> : <Preview preview={preview} verb={verb} />}

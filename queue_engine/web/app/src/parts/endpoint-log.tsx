@@ -1,20 +1,18 @@
 // The logs of all workers of an endpoint, merged by time: what to look for and since when is in the URL.
 
 import { useLocation } from "preact-iso";
-import { useEffect, useState } from "preact/hooks";
-import { ApiError, type Endpoint, get, type Schemas } from "../api.ts";
+import { useState } from "preact/hooks";
+import { type Endpoint, get, type Schemas } from "../api.ts";
 import { Card, Empty, ErrorNotice } from "./common.tsx";
 import { LogLines, MAX_LINES } from "./log-lines.tsx";
 import { NEVER } from "./payload.tsx";
-import { follow, isLive } from "../events.ts";
+import { type LogSource, useLog } from "../log-reader.ts";
 import { PAYLOADS, viewUrl } from "../place.ts";
-import { isPaused } from "../state.ts";
 
 type Page = Schemas["EndpointLogPageView"];
 type Line = Page["logs"][number];
 
 const PAGE = 500;
-const FOLLOW_MS = 2000;
 const MAX_KEYWORD = 255;
 
 interface LogEvent {
@@ -35,7 +33,7 @@ function Log({ endpoint }: { endpoint: Endpoint }) {
   const keyword = (query["keyword"] ?? "").slice(0, MAX_KEYWORD);
   const since = query["since"] ?? "";
   const [follows, setFollows] = useState(true);
-  const log = useEndpointLog(endpoint.id, keyword, since, follows);
+  const log = useLog(sourceOf(endpoint.id, keyword, since, follows));
   const look = (event: Event) => {
     event.preventDefault();
     const form = new FormData(event.currentTarget as HTMLFormElement);
@@ -67,79 +65,28 @@ function Log({ endpoint }: { endpoint: Endpoint }) {
   );
 }
 
-/** Read the newest lines, or those since a time, and then what is added. */
-function useEndpointLog(endpoint: string, keyword: string, since: string, follows: boolean) {
-  const [held, hold] = useState<{ lines: Line[]; left: boolean; complete: boolean; isRead: boolean; error: ApiError | null }>({ lines: [], left: false, complete: true, isRead: false, error: null });
-  const topic = `logs:${endpoint}`;
-  useEffect(() => (follows ? follow(topic, () => null) : undefined), [topic, follows]);
-  const isTold = follows && isLive.value;
-  useEffect(() => {
-    const ended = new AbortController();
-    const path = ["serverless", endpoint, "logs"];
-    const given = { keyword: keyword || undefined, pageSize: PAGE };
-    let timer = 0;
-    let cursor: string | undefined;
-    let hasBegun = since !== "";
-    let isReading = true;
-    let isMissed = false;
-    const add = (lines: Line[], complete: boolean | null) => hold((before) => {
-      const all = [...before.lines, ...lines];
-      return { lines: all.slice(-MAX_LINES), left: before.left || all.length > MAX_LINES, complete: complete ?? before.complete, isRead: true, error: null };
-    });
-    /** Read the newest page backward, so that a long log is not read from its beginning. */
-    const begin = async () => {
-      const page = await get<Page>(path, { ...given, direction: "Backward" }, ended.signal);
+/** Return the log of an endpoint: its newest lines, or those since a time, and then what is added. */
+function sourceOf(endpoint: string, keyword: string, since: string, follows: boolean): LogSource<Line> {
+  const path = ["serverless", endpoint, "logs"];
+  const given = { keyword: keyword || undefined, pageSize: PAGE };
+  return {
+    key: `${endpoint} ${since} ${keyword}`,
+    topic: `logs:${endpoint}`,
+    follows,
+    takesEvents: keyword === "",
+    newest: since !== "" ? null : async (signal) => {
+      const page = await get<Page>(path, { ...given, direction: "Backward" }, signal);
       const newest = page.logs[0];
-      if (ended.signal.aborted) return;
-      if (newest !== undefined) cursor = `${Date.parse(newest.timestamp)}-${newest.offset}-${newest.workerId}`;
-      add([...page.logs].reverse(), page.complete);
-      hasBegun = true;
-    };
-    const readOn = async () => {
-      let more = true;
-      while (more && !ended.signal.aborted) {
-        const page = await get<Page>(path, { ...given, cursor, startTime: cursor === undefined ? since || undefined : undefined }, ended.signal);
-        if (ended.signal.aborted) return;
-        cursor = page.nextCursor ?? cursor;
-        add(page.logs, page.complete);
-        more = page.hasMore;
-      }
-    };
-    const step = async () => {
-      if (document.hidden || isPaused.value) { timer = window.setTimeout(() => void step(), FOLLOW_MS); return; }
-      try {
-        if (!hasBegun) await begin();
-        await readOn();
-      } catch (caught) {
-        if (ended.signal.aborted) return;
-        const error = caught instanceof ApiError ? caught : new ApiError(-1, String(caught));
-        hold((before) => ({ ...before, isRead: true, error }));
-        if (error.status === 400) return;
-      }
-      isReading = false;
-      if (isMissed) return again();
-      if (follows && !isTold) timer = window.setTimeout(() => void step(), FOLLOW_MS);
-    };
-    /** Read on from the newest line that is known. During a read it is noted only. */
-    const again = () => {
-      isMissed = isReading;
-      if (isReading) return;
-      isReading = true;
-      void step();
-    };
-    // Events have the lines that were added, if no line was missed and none is left out.
-    const took = (event: unknown) => {
-      if (event === null || ended.signal.aborted) return;
+      const next = newest === undefined ? null : `${Date.parse(newest.timestamp)}-${newest.offset}-${newest.workerId}`;
+      return { lines: [...page.logs].reverse(), next, more: true, complete: page.complete };
+    },
+    after: async (place, signal) => {
+      const page = await get<Page>(path, { ...given, cursor: place ?? undefined, startTime: place === null ? since || undefined : undefined }, signal);
+      return { lines: page.logs, next: page.nextCursor, more: page.hasMore, complete: page.complete };
+    },
+    told: (event) => {
       const { after, lines, next } = event as LogEvent;
-      const isNext = !isReading && keyword === "" && after !== null && after === cursor;
-      if (!isNext) return again();
-      cursor = next ?? cursor;
-      if (lines.length > 0) add(lines, null);
-    };
-    const unfollow = isTold ? follow(topic, took) : null;
-    hold({ lines: [], left: false, complete: true, isRead: false, error: null });
-    void step();
-    return () => { ended.abort(); clearTimeout(timer); unfollow?.(); };
-  }, [endpoint, keyword, since, follows, isTold]);
-  return held;
+      return { before: after, part: { lines, next, more: false } };
+    },
+  };
 }

@@ -1,10 +1,16 @@
+import { useState } from "preact/hooks";
 import type { Attempt, DeliveryAttempt, Task } from "../api.ts";
-import { Card, Foreign, Time } from "./common.tsx";
+import { Card, ErrorNotice, Foreign, Time } from "./common.tsx";
+import { LogLines, MAX_LINES } from "./log-lines.tsx";
 import { State } from "./shapes.tsx";
-import { viewUrl } from "../place.ts";
+import { useLog } from "../log-reader.ts";
+import { PAYLOADS, viewUrl } from "../place.ts";
 import { now } from "../state.ts";
 import { barOf, type Row, rowsOf, spanOf, sumsOf } from "../timeline.ts";
 import { agoText, lengthText } from "../times.ts";
+import { workerLog } from "../worker-log.ts";
+
+const AROUND_MS = 1000;
 
 const OUTCOMES: Record<string, string> = {
   running: "runs now", ok: "succeeded", error: "failed", timeout: "timed out", busy: "the container was busy", no_connection: "no connection to the container",
@@ -60,12 +66,30 @@ function detailOf(row: Row, task: Task, at: number) {
 
 function AttemptDetail({ row, task }: { row: Row; task: Task }) {
   const attempt = row.attempt!;
-  const log = `${viewUrl("workers", task.endpointId, attempt.workerId)}?from=${attempt.startedAt - 1000}${attempt.endedAt === null ? "" : `&to=${attempt.endedAt + 1000}`}`;
+  const [isShown, setShown] = useState(false);
+  const from = attempt.startedAt - AROUND_MS;
+  const to = attempt.endedAt === null ? undefined : attempt.endedAt + AROUND_MS;
+  const log = `${viewUrl("workers", task.endpointId, attempt.workerId)}?from=${from}${to === undefined ? "" : `&to=${to}`}`;
   return (
     <>
       worker <a href={viewUrl("workers", task.endpointId, attempt.workerId)}><Foreign text={attempt.workerId} limit={63} /></a> · {OUTCOMES[attempt.outcome] ?? attempt.outcome}
       {attempt.tries > 1 ? ` · ${attempt.tries} tries` : ""}{attempt.error ? <>: <Foreign text={attempt.error} limit={300} /></> : null} · <a href={log}>its log in this time</a>
+      {PAYLOADS === "never" ? null : <> <button class="btn" type="button" aria-expanded={isShown} onClick={() => setShown(!isShown)}>{isShown ? "Hide the log" : "Show the log"}</button></>}
+      {isShown ? <AttemptLog endpoint={task.endpointId} worker={attempt.workerId} from={from} to={to} /> : null}
     </>
+  );
+}
+
+/** What the worker wrote while it ran the attempt. A worker may run several tasks at once, and its lines name none. */
+function AttemptLog({ endpoint, worker, from, to }: { endpoint: number; worker: string; from: number; to: number | undefined }) {
+  const log = useLog(workerLog(endpoint, worker, { from: String(from), to: to === undefined ? undefined : String(to), follows: to === undefined }));
+  return (
+    <div class="stack tight">
+      <span class="muted">Lines of this worker from a second before the attempt to a second after it. If it runs several tasks at once, lines of the others are among them.</span>
+      {log.error ? <ErrorNotice error={log.error} /> : null}
+      {log.left ? <span class="muted">Only the newest {MAX_LINES} lines are shown.</span> : null}
+      {log.lines.length > 0 ? <LogLines lines={log.lines} follows={to === undefined} /> : log.isRead ? <span class="muted">The worker wrote nothing in this time, or its log is no longer kept.</span> : <span class="muted">Reading …</span>}
+    </div>
   );
 }
 

@@ -1,6 +1,7 @@
 import { useLocation } from "preact-iso";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { type Attempt, type DeliveryAttempt, get, getTask, send, type Task, type TaskDetail, type Waiting } from "../api.ts";
+import { CloneDialog, wasCloning } from "../parts/clone.tsx";
 import { Action, Card, Confirm, CopyButton, Empty, Foreign, Read, Time, Title, useActions } from "../parts/common.tsx";
 import { DeliveryState, State, TaskState } from "../parts/shapes.tsx";
 import { Payload } from "../parts/payload.tsx";
@@ -90,10 +91,12 @@ export function TaskScreen({ endpoint = "", task = "" }: { endpoint?: string; ta
   );
 }
 
-function Head({ detail: { task }, again }: { detail: TaskDetail; again: () => void }) {
+function Head({ detail, again }: { detail: TaskDetail; again: () => void }) {
+  const { task } = detail;
   const { run, error } = useActions(again);
   const { route } = useLocation();
   const [deleting, setDeleting] = useState(false);
+  const [cloning, setCloning] = useState(wasCloning(task));
   const path = ["serverless", task.endpointId, "tasks", task.taskId];
   const hasEnded = task.finishedAt !== null;
   const order = (right: string, word: string) => () => { if (can(right)) void run(() => send("POST", [...path, word]))(); };
@@ -105,6 +108,7 @@ function Head({ detail: { task }, again }: { detail: TaskDetail; again: () => vo
         <div class="row"><a href={viewUrl("tasks")}>Tasks</a><span class="muted">/</span><a href={list}><Foreign text={task.endpointName} limit={80} /></a><span class="muted">/</span><h1 class="mono"><Foreign text={task.taskId} limit={255} /></h1><TaskState task={task} /></div>
         <div class="row">
           <CopyButton text={() => curlOf(task)}>Copy as curl</CopyButton>
+          <Action right="submit" act={async () => setCloning(true)}>Clone…</Action>
           {hasEnded
             ? <Action right="operate" kind={task.status === "FAILED" ? "main" : undefined} act={run(() => send("POST", [...path, "retry"]))}>Retry</Action>
             : <Action right="cancel" kind="danger" act={run(() => send("POST", [...path, "cancel"]))} because={task.cancelRequested ? "Cancellation was requested already" : null}>Cancel</Action>}
@@ -113,6 +117,7 @@ function Head({ detail: { task }, again }: { detail: TaskDetail; again: () => vo
         </div>
       </div>
       {error}
+      {cloning ? <CloneDialog detail={detail} close={() => setCloning(false)} /> : null}
       {deleting ? <Confirm question={<>Remove the task <b class="mono"><Foreign text={task.taskId} limit={255} /></b> with its input and output? This cannot be undone.</>} yes="Remove the task" close={() => setDeleting(false)} act={async () => { await send("DELETE", path); route(list); }} /> : null}
     </>
   );

@@ -109,6 +109,7 @@ function Matching({ view, endpoint, start }: { view: View; endpoint: Endpoint; s
       <span class="muted">All that match:</span>
       <Action right="operate" act={begin("retry")} because={because}>Retry all…</Action>
       <Action right="operate" act={begin("cancel")} because={because}>Cancel all…</Action>
+      <Action right="operate" act={begin("redeliver")} because={because}>Send all again…</Action>
       <Action right="manage" kind="danger" act={begin("delete")} because={because}>Delete all…</Action>
     </div>
   );
@@ -168,6 +169,7 @@ function TaskPage({ endpoint, view, counts, start }: { endpoint: Endpoint; view:
           <span class="row">
             <Action right="operate" act={async () => order("retry", "operate")()}>Retry… <kbd>r</kbd></Action>
             <Action right="operate" act={async () => order("cancel", "operate")()}>Cancel… <kbd>c</kbd></Action>
+            <Action right="operate" act={async () => order("redeliver", "operate")()}>Send again…</Action>
             <Action right="manage" act={async () => order("delete", "manage")()}>Delete…</Action>
             <button class="btn" type="button" onClick={() => setSelected(new Set())}>Clear <kbd>Esc</kbd></button>
           </span>

@@ -1,21 +1,16 @@
 import { useLocation } from "preact-iso";
-import { useEffect, useState } from "preact/hooks";
-import { ApiError, type Endpoint, get, type Schemas, send, type Worker } from "../api.ts";
+import { useState } from "preact/hooks";
+import { type Endpoint, get, send, type Worker } from "../api.ts";
 import { Action, Card, Confirm, Empty, ErrorNotice, Foreign, Read, Time, Title, useActions } from "../parts/common.tsx";
 import { LogLines, MAX_LINES } from "../parts/log-lines.tsx";
 import { PlatformState } from "../parts/shapes.tsx";
-import { follow, isLive } from "../events.ts";
+import { useLog } from "../log-reader.ts";
+import { workerLog } from "../worker-log.ts";
 import { NEVER } from "../parts/payload.tsx";
 import { PAYLOADS, viewUrl } from "../place.ts";
 import { usePolled } from "../polled.ts";
-import { isPaused, now } from "../state.ts";
+import { now } from "../state.ts";
 import { agoText } from "../times.ts";
-
-type Line = Schemas["LogLineView"];
-type LogPage = Schemas["LogPageView"];
-
-const PAGE = 500;
-const FOLLOW_MS = 1500;
 
 export function WorkerScreen({ endpoint = "", worker = "" }: { endpoint?: string; worker?: string }) {
   const of = usePolled(`${endpoint}`, 10_000, (signal) => get<Endpoint>(["serverless", endpoint], {}, signal));
@@ -73,7 +68,7 @@ function Log({ endpoint, worker }: { endpoint: string; worker: string }) {
   const { query } = useLocation();
   const [keyword, setKeyword] = useState("");
   const [follows, setFollows] = useState(query["to"] === undefined);
-  const log = useLog(endpoint, worker, { from: query["from"], to: query["to"], keyword, follows });
+  const log = useLog(workerLog(endpoint, worker, { from: query["from"], to: query["to"], keyword, follows }));
   const part = query["from"] === undefined ? null : <a class="btn" href={viewUrl("workers", endpoint, worker)}>Whole log</a>;
   const tools = (
     <>
@@ -91,85 +86,4 @@ function Log({ endpoint, worker }: { endpoint: string; worker: string }) {
       {log.lines.length === 0 ? <Empty>{log.isRead ? (keyword ? "No line has this text." : "The container has written nothing.") : "Reading …"}</Empty> : <LogLines lines={log.lines} follows={follows} />}
     </Card>
   );
-}
-
-interface Wanted {
-  from: string | undefined;
-  to: string | undefined;
-  keyword: string;
-  follows: boolean;
-}
-
-interface LogEvent {
-  after: { time: string; offset: string } | null;
-  lines: Line[];
-  next: { time: string; offset: string } | null;
-}
-
-/** Follow a topic, so that a stream is opened for it. Return true while events of it come. */
-function useFollowed(topic: string, isWanted: boolean): boolean {
-  useEffect(() => (isWanted ? follow(topic, () => null) : undefined), [topic, isWanted]);
-  return isWanted && isLive.value;
-}
-
-/** Read a part of the log, or its newest lines and then what is added. */
-function useLog(endpoint: string, worker: string, wanted: Wanted) {
-  const [held, hold] = useState<{ lines: Line[]; left: boolean; isRead: boolean; error: ApiError | null }>({ lines: [], left: false, isRead: false, error: null });
-  const { from, to, keyword, follows } = wanted;
-  const topic = `log:${endpoint}:${worker}`;
-  const isTold = useFollowed(topic, follows && to === undefined);
-  useEffect(() => {
-    const ended = new AbortController();
-    let timer = 0;
-    let tokens: Record<string, string> = {};
-    let isReading = true;
-    let isMissed = false;
-    const path = ["serverless", endpoint, "workers", worker, "logs"];
-    const given = { keyword: keyword || undefined, endTime: to };
-    const add = (lines: Line[]) => hold((before) => {
-      const all = [...before.lines, ...lines];
-      return { lines: all.slice(-MAX_LINES), left: before.left || all.length > MAX_LINES, isRead: true, error: null };
-    });
-    const step = async () => {
-      if (document.hidden || isPaused.value) { timer = window.setTimeout(() => void step(), FOLLOW_MS); return; }
-      try {
-        let more = true;
-        while (more && !ended.signal.aborted) {
-          const page = await get<LogPage>(path, { ...given, ...(tokens["searchAfterTime"] ? {} : { startTime: from }), ...tokens, pageSize: PAGE }, ended.signal);
-          if (ended.signal.aborted) return;
-          if (page.nextSearchAfterTime !== null) tokens = { searchAfterTime: page.nextSearchAfterTime, searchAfterOffset: page.nextSearchAfterOffset ?? "0" };
-          add(page.logs);
-          more = page.hasMore;
-        }
-      } catch (caught) {
-        if (ended.signal.aborted) return;
-        const error = caught instanceof ApiError ? caught : new ApiError(-1, String(caught));
-        hold((before) => ({ ...before, isRead: true, error }));
-      }
-      isReading = false;
-      if (isMissed) return void again();
-      if (follows && !isTold) timer = window.setTimeout(() => void step(), FOLLOW_MS);
-    };
-    /** Read on from the newest line that is known. During a read it is noted only. */
-    const again = () => {
-      isMissed = isReading;
-      if (isReading) return;
-      isReading = true;
-      void step();
-    };
-    // Events have the lines that were added, if no line was missed and none is left out.
-    const took = (event: unknown) => {
-      const { after, lines, next } = event as LogEvent;
-      if (ended.signal.aborted) return;
-      const isNext = !isReading && keyword === "" && after?.time === tokens["searchAfterTime"] && after?.offset === tokens["searchAfterOffset"];
-      if (!isNext) return again();
-      if (next !== null) tokens = { searchAfterTime: next.time, searchAfterOffset: next.offset };
-      if (lines.length > 0) add(lines);
-    };
-    const unfollow = isTold ? follow(topic, took) : null;
-    hold({ lines: [], left: false, isRead: false, error: null });
-    void step();
-    return () => { ended.abort(); clearTimeout(timer); unfollow?.(); };
-  }, [endpoint, worker, from, to, keyword, follows, isTold]);
-  return held;
 }
