@@ -20,7 +20,7 @@ INTERVAL_SECONDS = 15
 SAMPLES = 240
 BEGINS_AT_SECONDS = 1200
 """Seconds on promtool's clock, which begins at 0: what the processes tell of the time before has to be positive."""
-EVALUATED_AT = "50m"
+EVALUATED_AFTER_SECONDS = 1800
 _COUNTED = ("_total", "_count", "_sum", "_bucket")
 _TIMES = ("_timestamp_seconds", "_start_time_seconds")
 
@@ -53,25 +53,28 @@ def scrape(url: str, instance: str) -> Scrape:
     return Scrape(time.time(), samples)
 
 
-def continued(before: Scrape, after: Scrape) -> list[dict[str, str]]:
+def continued(before: Scrape, after: Scrape, begins_at_seconds: int) -> list[dict[str, str]]:
     """Return promtool's `input_series`: an hour in which everything goes on as it did between the two scrapes.
 
     A counter goes on at its pace. A time that has moved keeps its distance from now, another one stays.
     """
-    unknown = f"_x{BEGINS_AT_SECONDS // INTERVAL_SECONDS - 1} "
+    unknown = f"_x{begins_at_seconds // INTERVAL_SECONDS - 1} "
     return [
         {
             "series": name + labels,
-            "values": unknown + _values(name, value, before.samples.get((name, labels)), before, after),
+            "values": unknown
+            + _values(name, value, before.samples.get((name, labels)), before, after, begins_at_seconds),
         }
         for (name, labels), value in after.samples.items()
     ]
 
 
-def _values(name: str, value: float, earlier: float | None, before: Scrape, after: Scrape) -> str:
+def _values(
+    name: str, value: float, earlier: float | None, before: Scrape, after: Scrape, begins_at_seconds: int
+) -> str:
     if name.endswith(_TIMES) and value > 0:
         moves = earlier is not None and 0 < earlier < value
-        return f"{value - after.at + BEGINS_AT_SECONDS:.3f}+{INTERVAL_SECONDS if moves else 0}x{SAMPLES}"
+        return f"{value - after.at + begins_at_seconds:.3f}+{INTERVAL_SECONDS if moves else 0}x{SAMPLES}"
     if not name.endswith(_COUNTED):
         return f"{value:.9f}+0x{SAMPLES}"
     if earlier is None:  # Prometheus has seen nothing of it before
@@ -86,15 +89,22 @@ def check(binary: str, *command: str, given: str | None = None) -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
-def check_alerts(binary: str, directory: Path, pairs: Iterable[tuple[Scrape, Scrape]], firing: Sequence[str]) -> None:
+def check_alerts(
+    binary: str,
+    directory: Path,
+    pairs: Iterable[tuple[Scrape, Scrape]],
+    firing: Sequence[str],
+    *,
+    begins_at_seconds: int = BEGINS_AT_SECONDS,
+) -> None:
     """Fail unless exactly these alerts fire when things go on for half an hour as the scrapes have seen them."""
     expected = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in sorted(firing)]
     query = {
         "expr": 'max by (alertname) (ALERTS{alertstate="firing"})',
-        "eval_time": EVALUATED_AT,
+        "eval_time": f"{begins_at_seconds + EVALUATED_AFTER_SECONDS}s",
         "exp_samples": expected,
     }
-    series = [one for before, after in pairs for one in continued(before, after)]
+    series = [one for before, after in pairs for one in continued(before, after, begins_at_seconds)]
     test = {"interval": f"{INTERVAL_SECONDS}s", "input_series": series, "promql_expr_test": [query]}
     document = {"rule_files": [str(RULES)], "evaluation_interval": f"{INTERVAL_SECONDS}s", "tests": [test]}
     path = directory / "alerts_test.yml"

@@ -27,7 +27,7 @@ from tests.integration.parts import (
     wait_for_port,
 )
 from tests.ports import free_port
-from tests.promtool import RULES, Scrape, check, check_alerts, check_rules, scrape
+from tests.promtool import BEGINS_AT_SECONDS, RULES, Scrape, check, check_alerts, check_rules, scrape
 from tests.servers import StoreServer, valkey_binary
 from tests.waiting import wait_until, wait_until_async
 
@@ -41,6 +41,8 @@ JOBS = [
 ]
 ENDPOINT_DEPTH = "queue_engine_endpoint_waiting_tasks"
 ENDPOINT_OLDEST = "queue_engine_endpoint_oldest_task_timestamp_seconds"
+PAUSED_SECONDS = 90_000
+"""Age of a pause that was forgotten: an hour more than a day."""
 OLDEST = "queue_engine_queue_oldest_task_timestamp_seconds"
 
 
@@ -133,9 +135,17 @@ class Stage:
 
         return self.wait_for(lambda found: moved(found) and condition(found), "it did not come to this")
 
-    def check(self, before: dict[str, Scrape], after: dict[str, Scrape], firing: set[str]) -> None:
+    def check(
+        self,
+        before: dict[str, Scrape],
+        after: dict[str, Scrape],
+        firing: set[str],
+        *,
+        begins_at_seconds: int = BEGINS_AT_SECONDS,
+    ) -> None:
         pairs = [(before.get(role, found), found) for role, found in after.items()]
-        check_alerts(self.promtool, self._directory, pairs, sorted(f"QueueEngine{name}" for name in firing))
+        names = sorted(f"QueueEngine{name}" for name in firing)
+        check_alerts(self.promtool, self._directory, pairs, names, begins_at_seconds=begins_at_seconds)
 
     def get(self, path: str, key: str = API_KEY) -> int:
         return httpx.get(
@@ -204,11 +214,18 @@ async def test_no_alert_fires_in_an_engine_that_works_with_an_endpoint_that_is_s
             check(stage.promtool, "metrics", given=(await client.get(url)).text)
 
 
-async def test_workers_that_crash_tasks_that_wait_and_the_first_internal_error_fire(stage: Stage, store: Store) -> None:
+async def test_workers_that_crash_tasks_that_wait_a_forgotten_pause_and_the_first_internal_error_fire(
+    stage: Stage, store: Store
+) -> None:
     broken = "a-key-whose-record-is-broken"
     await store.redis.rpush(keys.api_key(hash_of(broken)), "no hash")  # type: ignore[misc]
     before = stage.begun()
     assert stage.get("/v2/serverless", broken) == 500
+    paused = await new_endpoint(store)
+    await submit(store, paused)
+    await store.endpoints.set_paused(paused, TENANT, paused=True)
+    paused_at_ms = await store.now_ms() - PAUSED_SECONDS * 1000
+    await store.redis.hset(store.partitions.of(paused).endpoint, "paused_at", paused_at_ms)  # type: ignore[misc]
     endpoint_id = await new_endpoint(store, workers=1, initialization_command="exit 3")
     await submit(store, endpoint_id)
     after = stage.gone_on(
@@ -217,9 +234,15 @@ async def test_workers_that_crash_tasks_that_wait_and_the_first_internal_error_f
             sample(found, "controller", "queue_engine_workers", status="FAILED") == 1
             and sample(found, "controller", OLDEST) > 0
             and sample(found, "controller", ENDPOINT_OLDEST, endpoint=endpoint_id) > 0
+            and sample(found, "controller", "queue_engine_oldest_pause_timestamp_seconds") == paused_at_ms / 1000
         ),
     )
-    stage.check(before, after, firing={"WorkersFailed", "QueueLatency", "ApiErrors"})
+    stage.check(
+        before,
+        after,
+        firing={"WorkersFailed", "QueueLatency", "QueuePaused", "ApiErrors"},
+        begins_at_seconds=PAUSED_SECONDS + 1200,
+    )
 
 
 async def test_a_store_that_is_away_fires(stage: Stage, store: Store, container: HttpServer) -> None:
