@@ -42,6 +42,7 @@ from queue_engine.api.v2.events import EventRoutes
 from queue_engine.api.v2.keys import KeyRoutes
 from queue_engine.api.v2.logs import LogRoutes
 from queue_engine.api.v2.search import SearchRoutes
+from queue_engine.api.v2.series import SeriesRoutes
 from queue_engine.api.v2.task_operations import TaskOperationRoutes
 from queue_engine.api.v2.tasks import TaskRoutes
 from queue_engine.api.v2.templates import TemplateRoutes
@@ -149,6 +150,7 @@ def create_app(
     operations += DestinationRoutes(services).operations()
     operations += SearchRoutes(services).operations()
     operations += ErrorGroupRoutes(services).operations()
+    operations += SeriesRoutes(services).operations()
     operations += EventRoutes(services, catalogue).operations()
     operations += TemplateRoutes(services, settings.example_worker).operations()
     operations += TenantRoutes(services).operations()

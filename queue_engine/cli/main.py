@@ -36,6 +36,7 @@ _MODULES = {
     "console": "queue_engine.cli.console",
     "events": "queue_engine.cli.events",
     "find": "queue_engine.cli.find",
+    "series": "queue_engine.cli.series",
 }
 """The module of each command. The module's `commands` has the command."""
 _LOGGING = ("api", "controller", "delivery")

@@ -17,7 +17,9 @@ from queue_engine.controller.jobs import LEADERS_QUEUE, SHARED_QUEUE, Periodic, 
 from queue_engine.controller.operations import Operations
 from queue_engine.controller.reconcile import Reconciler
 from queue_engine.controller.resync import Resync
+from queue_engine.controller.sampling import Sampler
 from queue_engine.controller.waiting_tasks import WaitingTasks
+from queue_engine.domain.series import STEP_SECONDS
 from queue_engine.domain.workers_left import WorkersLeft
 from queue_engine.observability import metrics
 from queue_engine.store.keys import Partition
@@ -184,6 +186,7 @@ class Controller:
 
     async def _leaders_jobs(self) -> None:
         reconciler = self._make_reconciler(self._leads)
+        sampler = Sampler(self._store.series, self._store.partitions)
         works = (
             self._note_one_tenant,
             self._migrate,
@@ -197,7 +200,10 @@ class Controller:
             await run_jobs(
                 self._config.jobs_redis_url,
                 LEADERS_QUEUE,
-                [Periodic("reconcile", reconciler.step, RECONCILE_SECONDS)],
+                [
+                    Periodic("reconcile", reconciler.step, RECONCILE_SECONDS),
+                    Periodic("sample", sampler.step, STEP_SECONDS),
+                ],
             )
         finally:
             await end_tasks(*background)

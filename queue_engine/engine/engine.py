@@ -29,6 +29,7 @@ from queue_engine.engine.patience import from_store
 from queue_engine.engine.principals import AgentPrincipals, Principals
 from queue_engine.engine.queries import Queries
 from queue_engine.engine.search import Search
+from queue_engine.engine.series import FigureSeries
 from queue_engine.engine.sessions import SessionPrincipals, Sessions
 from queue_engine.engine.submissions import Submissions
 from queue_engine.engine.task_lists import TaskLists
@@ -94,6 +95,7 @@ class Engine:
         )
         self.task_lists = TaskLists(store.task_scan, self.queries, Cursors(secret_keys))
         self.error_groups = ErrorGrouping(store.failures, store.now_ms, monotonic=monotonic)
+        self.series = FigureSeries(store.series, store.endpoints, store.now_ms)
         self.waits = Waits(self.queries, store.task_watch, wait_limits)
         self.topics = Topics()
         self.task_watch = store.task_watch

@@ -224,6 +224,12 @@ workers = _figures("queue_engine_workers", "Workers by status", "status", by=CON
 leases_reclaimed = _counter(
     "queue_engine_leases_reclaimed", "Tasks reclaimed from a worker whose lease expired", by={CONTROLLER: ()}
 )
+sampled_endpoints = _figures(
+    "queue_engine_sampled_endpoints",
+    "Endpoints whose figures the latest round of samples has read, of those that had tasks in the last 48 hours; "
+    "exported by the leading controller",
+    by=CONTROLLER, good_seconds=3 * FIGURES_SECONDS,
+)  # fmt: skip
 operations_running = _figures(
     "queue_engine_operations_running", "Bulk operations that run; exported by the leading controller", by=CONTROLLER
 )

@@ -505,6 +505,25 @@ class ReadRequestOk:
 class ReadRequestGone:
     word: Literal["GONE"]
 
+class ReadSampleOk:
+    word: Literal["OK"]
+    tenant: str
+    now_ms: int
+    created_ms: int
+    concurrency: int
+    sampled: str
+    oldest_ms: int | None
+    figures: list[int]
+    ended: list[list[str]]
+    kept: list[bytes]
+
+class ReadSampleGone:
+    word: Literal["GONE"]
+
+class ReadTimesOk:
+    word: Literal["OK"]
+    times: list[int]
+
 class ReadWaitingOk:
     word: Literal["OK"]
     depth: int
@@ -978,6 +997,24 @@ class WhyQueued:
 class WhyOk:
     word: Literal["OK"]
 
+class WriteSampleOk:
+    word: Literal["OK"]
+
+class WriteSampleAlready:
+    word: Literal["ALREADY"]
+
+class WriteSampleIdle:
+    word: Literal["IDLE"]
+
+class WriteSampleGone:
+    word: Literal["GONE"]
+
+class WriteTenantSampleOk:
+    word: Literal["OK"]
+
+class WriteTenantSampleAlready:
+    word: Literal["ALREADY"]
+
 class YieldLeadershipOk:
     word: Literal["OK"]
 
@@ -1357,7 +1394,9 @@ class Scripts:
         any longer.
         """
     async def leave_waiting(self, keys: EndpointKeys, /) -> LeaveWaitingOk:
-        """Remove an endpoint without waiting tasks from the endpoints that may have some."""
+        """Remove an endpoint without waiting tasks from the endpoints that may have some. Its figures are sampled from
+        then on, because it has had tasks.
+        """
     async def make_queues(self, keys: EndpointKeys, /) -> MakeQueuesOk | MakeQueuesGone:
         """Create the missing groups of an endpoint's queues, after the store has lost them. Does nothing without the
         endpoint, so that an agent that outlives its endpoint does not leave queues behind.
@@ -1562,6 +1601,28 @@ class Scripts:
         """
     async def read_request(self, keys: TaskKeys, /, *, max_bytes: int) -> ReadRequestOk | ReadRequestGone:
         """Read the request of an accepted task, for a comparison with another request."""
+    async def read_sample(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        limit: int,
+        record_bytes: int,
+        offsets: Sequence[int],
+    ) -> ReadSampleOk | ReadSampleGone:
+        """Read what a sample of an endpoint's figures needs: its counts, the time of its oldest queued task, the newest
+        tasks that ended since the sample before, and records that are kept.
+        """
+    async def read_times(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        more: Sequence[str],
+        since_ms: int,
+        places: Sequence[str],
+    ) -> ReadTimesOk:
+        """Read for how long tasks that have ended waited and ran."""
     async def read_waiting(self, keys: EndpointKeys, /) -> ReadWaitingOk:
         """Read how many tasks wait at an endpoint, and for how long."""
     async def reclaim(
@@ -2074,6 +2135,31 @@ class Scripts:
         """Read what tells why a task waits. A short queue is counted. The place in a longer one follows from the
         entries of the task and of both ends, which are returned: from the places of their tasks in the order of
         creation, or from the place in the field `n` of an entry whose task was retried by hand or had a delay.
+        """
+    async def write_sample(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        sampled: str,
+        is_active: bool,
+        idle_ms: int,
+        size: int,
+        records: Sequence[bytes | memoryview | Pieces],
+    ) -> WriteSampleOk | WriteSampleAlready | WriteSampleIdle | WriteSampleGone:
+        """Write a sample of an endpoint's figures into its rings, once. They are dropped when the endpoint has had no
+        tasks for a long time. Not allowed at maxmemory, so that figures take no memory from tasks.
+        """
+    async def write_tenant_sample(
+        self,
+        *,
+        series: str,
+        idle_ms: int,
+        size: int,
+        records: Sequence[bytes | memoryview | Pieces],
+    ) -> WriteTenantSampleOk | WriteTenantSampleAlready:
+        """Write a sample of a tenant's figures into its rings, once. Not allowed at maxmemory, so that figures take no
+        memory from tasks.
         """
     async def yield_leadership(self, *, leader: str, controller_id: str) -> YieldLeadershipOk | YieldLeadershipHeld:
         """Give up the leadership of a controller at once."""

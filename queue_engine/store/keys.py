@@ -22,6 +22,8 @@ MIGRATION = "migration"
 """Field: the progress of the migration to the next format as JSON; absent or empty when no migration has begun."""
 RESYNC = "resync"
 """Field: the place of the round in which the leading controller restores index entries."""
+SAMPLED = "sampled"
+"""Field: the time of the latest complete round of samples, in epoch seconds; see `store/series.py`."""
 KEYS_INDEXED = "keys_indexed"
 """Field: present when all API keys are in the indexes of tenants and of each tenant's keys."""
 NAMES_INDEXED = "names_indexed"
@@ -134,6 +136,12 @@ def audit_of(tenant: str) -> str:
     return f"{{qe}}:audit:{tenant}"
 
 
+def series_of(tenant: str) -> str:
+    """String: samples of the figures of all endpoints of a tenant, in rings of records; expires. See
+    `store/series.py`."""
+    return f"{{qe}}:series:{tenant}"
+
+
 def operations_of(tenant: str) -> str:
     """Sorted set: the tenant's operations as `<endpoint>:<operation>`, by creation time; limited, expires."""
     return f"{{qe}}:operations:{tenant}"
@@ -199,6 +207,11 @@ class Partition:
     def waiting_endpoints(self) -> str:
         """Set: endpoints that may have queued or scheduled tasks."""
         return f"{self.tag}:waiting"
+
+    @cached_property
+    def sampled_endpoints(self) -> str:
+        """Sorted set: endpoint whose figures are sampled, by the latest time at which it had tasks."""
+        return f"{self.tag}:sampled"
 
     @cached_property
     def counts(self) -> str:
@@ -365,6 +378,11 @@ class EndpointKeys:
     def counts(self) -> str:
         """Hash: counts of the tasks by status; for each index the latest number and the gaps in its blocks."""
         return self._key("cnt")
+
+    @cached_property
+    def series(self) -> str:
+        """String: samples of the endpoint's figures, in rings of records; expires. See `store/series.py`."""
+        return self._key("ser")
 
     @cached_property
     def created(self) -> str:

@@ -52,6 +52,7 @@ from queue_engine.store.redis.cluster import ClusterClient, NotACluster, slot_of
 from queue_engine.store.redis.sentinel import MasterPool
 from queue_engine.store.rotation import Rotation
 from queue_engine.store.script_runner import STORE_DURABILITY, ScriptRunner, load_missing
+from queue_engine.store.series import SeriesStore
 from queue_engine.store.sessions import SessionStore
 from queue_engine.store.standings import StandingStore
 from queue_engine.store.sweeper import Sweeper
@@ -175,6 +176,7 @@ class Store:
         self.audit = AuditStore(self.redis, self.scripts)
         self.tenants = TenantStore(self.redis, self.scripts, self.partitions)
         self.usage = UsageStore(self.scripts, self.partitions, self.endpoints.index)
+        self.series = SeriesStore(self.redis, self.scripts, self.partitions)
         self.leadership = Leadership(self.scripts)
         self.one_tenant = OneTenant(self.redis)
         self.platform_note = PlatformNote(self.redis)

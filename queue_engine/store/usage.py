@@ -27,7 +27,8 @@ class Usage:
     workers: int = 0
     """Desired workers."""
     stored_bytes: int = 0
-    """Inputs, results, records of attempts, configurations and logs, and about what the keys of the tasks take."""
+    """Inputs, results, records of attempts, configurations, logs and series of figures, and about what the keys of the
+    tasks take."""
     waiting_tasks: int = 0
     waiting_deliveries: int = 0
     """Results whose delivery has not ended."""
@@ -69,7 +70,7 @@ class UsageStore:
     async def _sum(self, tenant: str, endpoint_ids: Sequence[str]) -> Usage:
         records: dict[Partition, list[str]] = defaultdict(list)
         for keys in map(self._partitions.of, endpoint_ids):
-            records[keys.partition] += keys.endpoint, keys.counts
+            records[keys.partition] += keys.endpoint, keys.counts, keys.series
         parts = [asyncio.create_task(self._sum_part(tenant, part)) for part in records.values()]
         try:
             done, _ = await asyncio.wait(parts, timeout=PARTITION_SECONDS)

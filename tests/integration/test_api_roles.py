@@ -32,6 +32,7 @@ ROLES: dict[str, set[Role]] = {
     "count_tasks": VIEWERS,
     "export_tasks": VIEWERS,
     "list_errors": VIEWERS,
+    **dict.fromkeys(("get_series", "get_series_of_all"), VIEWERS),
     **dict.fromkeys(("get_task", "wait_for_tasks", "list_deliveries", "list_attempts"), ANY),
     "cancel_task": SUBMITTERS,
     "retry_task": OPERATING,

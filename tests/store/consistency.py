@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from queue_engine.store.constants import MAX_BELLS, TAG_BYTES, TASK_BYTES
 from queue_engine.store.keys import EndpointKeys, Partition, member, task_delivery_id
+from queue_engine.store.series import SERIES_BYTES
 from tests.store.probe import Fields, Probe, Snapshot
 
 WAITING_AND_RUNNING = ("queued", "running", "scheduled")
@@ -38,6 +39,7 @@ def faults_in(snapshot: Snapshot, partition: Partition, endpoint_ids: list[str],
         faults += _faults_of_blocks(one)
         faults += _faults_of_work(contents, one)
         faults += _faults_of_operations(contents, one)
+        faults += _faults_of_series(contents, one)
         if has_use:
             faults += _faults_of_use(contents, one)
             faults += _faults_of_bell(one)
@@ -74,6 +76,7 @@ class _EndpointContent:
     tags: set[str]
     tagged: Fields
     operations: dict[str, float]
+    series: bytes
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class _Content:
     deletions: dict[str, float]
     checks: dict[str, float]
     waiting: set[str]
+    sampled: dict[str, float]
     recoveries: set[str]
     running_operations: set[str]
     operations: dict[str, Fields]
@@ -128,6 +132,7 @@ def _read(snapshot: Snapshot, partition: Partition, endpoint_ids: list[str]) -> 
         deletions=snapshot.scores(partition.deletions),
         checks=snapshot.scores(partition.due_checks),
         waiting=snapshot.members(partition.waiting_endpoints),
+        sampled=snapshot.scores(partition.sampled_endpoints),
         recoveries=snapshot.members(partition.recoveries),
         running_operations=snapshot.members(partition.running_operations),
         operations={
@@ -167,6 +172,7 @@ def _read_endpoint(snapshot: Snapshot, keys: EndpointKeys) -> _EndpointContent:
         tags=set(snapshot.scores(keys.tags)),
         tagged=snapshot.hash(keys.tagged),
         operations=snapshot.scores(keys.operations),
+        series=snapshot.contents.get(keys.series, b""),
     )
 
 
@@ -400,6 +406,16 @@ def _faults_of_operations(contents: _Content, one: _EndpointContent) -> list[str
     return faults
 
 
+def _faults_of_series(contents: _Content, one: _EndpointContent) -> list[str]:
+    """Return a sentence for a series that is not whole, and for one that no sample will go on."""
+    endpoint_id, faults = one.keys.endpoint_id, []
+    if len(one.series) not in (0, SERIES_BYTES):
+        faults.append(f"the series of endpoint {endpoint_id} has {len(one.series)} bytes")
+    if one.series and endpoint_id not in contents.sampled and endpoint_id not in contents.waiting:
+        faults.append(f"endpoint {endpoint_id} has a series and is not sampled: {contents.sampled}")
+    return faults
+
+
 def _first_expiring(one: _EndpointContent) -> int | None:
     """Return the time from which the retention of the task counts that expires first; None if no task has ended.
 
@@ -494,7 +510,13 @@ def _faults_of_partition(contents: _Content) -> list[str]:
         faults.append(f"operations of endpoints that do not exist: {strangers}")
     if strangers := set(contents.outbox_pending) - set(contents.outbox):
         faults.append(f"read, not acknowledged and gone from the outbox: {strangers}")
-    return faults + _keys_without_a_task(contents)
+    return faults + _series_without_an_endpoint(contents, endpoint_ids) + _keys_without_a_task(contents)
+
+
+def _series_without_an_endpoint(contents: _Content, endpoint_ids: set[str]) -> list[str]:
+    series = {name.rpartition(":")[2] for name in contents.names if name.startswith(f"{contents.partition.tag}:ser:")}
+    strangers = {*series, *contents.sampled} - endpoint_ids
+    return [f"series of endpoints that do not exist: {strangers}"] if strangers else []
 
 
 def _keys_without_a_task(contents: _Content) -> list[str]:

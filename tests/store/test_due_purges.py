@@ -289,5 +289,6 @@ async def test_endpoints_are_deleted_together_and_others_are_not_touched(store: 
         of_kept.queue,
         of_kept.retry_queue,
         of_kept.turn,
+        of_kept.counts,
     }
     assert left - groups == ours

@@ -50,6 +50,7 @@ async def test_the_counts_are_zero_without_tasks(bench: Bench) -> None:
     counts = await bench.probe.hash(bench.keys.counts)
     assert {name: number for name, number in counts.items() if number != "0" and name.count(":") < 2} == {
         "seq:all": "13", "seq:success": "8", "seq:delivered": "2", "seq:failed": "7", "counted_from": "1",
+        "sampled": "0 0 0 0 0",
     }  # fmt: skip
     totals = await bench.probe.hash(bench.partition.counts)
     assert {name: number for name, number in totals.items() if number != "0"} == {"seq": "13"}

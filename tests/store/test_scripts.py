@@ -34,8 +34,9 @@ NEW_WORK = {
     *("create_credential", "update_credential", "use_credential", "take_submit"),
     *("retry_delivery", "start_recovery", "recover_delivery", "rotate_signing_secret"),
     *("create_operation", "rerun_in_operation", "redeliver_in_operation"),
+    *("write_sample", "write_tenant_sample"),
 }
-"""Scripts that add new data. All others let existing work end."""
+"""Scripts that add new data, or figures. All others let existing work end."""
 
 
 DURABLE = {

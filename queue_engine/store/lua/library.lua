@@ -115,6 +115,35 @@ local function note_waiting()
   redis.call('SADD', waiting_endpoints, string.match(counts, ':cnt:(.+)$'))
 end
 
+-- Return the time at which the oldest queued task was queued; false without one. In lanes, only the first task of the lane that is served
+-- next at each level is looked at.
+-- keys: queue, retry_queue, turn, lane_entries, ring_high, ring_normal, ring_low
+local function oldest_queued()
+  local oldest = false
+  local function note_time(time)
+    if time and (not oldest or time < oldest) then oldest = time end
+  end
+  for _, stream in ipairs({ queue, retry_queue, turn }) do
+    local head = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+    note_time(head and tonumber(string.match(head[1], '^%d+')))
+  end
+  for level, ring in ipairs({ ring_high, ring_normal, ring_low }) do
+    for _, key in ipairs(redis.call('LRANGE', ring, 0, 1)) do
+      local lane = level - 1 .. key
+      local first = redis.call('ZRANGEBYLEX', lane_entries, '[' .. lane .. ' ', '(' .. lane .. '!', 'LIMIT', 0, 1)[1]
+      note_time(first and math.floor(string.match(first, '^%S+ %d(%d+)') / 1000))
+    end
+  end
+  return oldest
+end
+
+-- Write records into the rings of a series, a string of `size` bytes that begins as zeros. It gets its size at once, because a string
+-- that grows takes twice as much memory.
+local function write_records(rings, records, size)
+  if redis.call('EXISTS', rings) == 0 then redis.call('SETRANGE', rings, size - 1, '\0') end
+  for index = 1, #records, 2 do redis.call('SETRANGE', rings, records[index], records[index + 1]) end
+end
+
 -- Move tasks between waiting and running states in the counts of their endpoint and its partition: one, unless `number` is given.
 -- keys: counts, partition_counts
 local function count_move(from, to, number)

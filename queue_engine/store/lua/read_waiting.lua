@@ -1,8 +1,7 @@
 -- Read how many tasks wait at an endpoint, and for how long.
 --
 -- flags: no-writes, allow-oom
--- keys of an endpoint: endpoint, counts, workers, queue, retry_queue, turn, lane_entries, ring_high, ring_normal, ring_low, parked,
---   lanes
+-- keys of an endpoint: endpoint, counts, workers, ring_high, ring_normal, ring_low, parked, lanes
 -- replies:
 --   OK: depth integer (queued and scheduled tasks), oldest_ms optional integer (when the oldest task was queued, in lanes only the
 --     first one of the lane that is served next at each level; none without a queued task, and for an endpoint that should not
@@ -14,21 +13,7 @@ queued, scheduled = tonumber(queued or '0'), tonumber(scheduled or '0')
 local desired, desired_workers, paused, paused_at =
   unpack(redis.call('HMGET', endpoint, 'wanted', 'workers', 'paused', 'paused_at'))
 local should_work = desired == 'running' and paused ~= '1' and (desired_workers ~= '0' or redis.call('HLEN', workers) > 0)
-local oldest = false
-local function note_time(time)
-  if time and (not oldest or time < oldest) then oldest = time end
-end
-for _, stream in ipairs(queued > 0 and should_work and { queue, retry_queue, turn } or {}) do
-  local head = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
-  note_time(head and tonumber(string.match(head[1], '^%d+')))
-end
-for level, ring in ipairs(queued > 0 and should_work and { ring_high, ring_normal, ring_low } or {}) do
-  for _, key in ipairs(redis.call('LRANGE', ring, 0, 1)) do
-    local lane = level - 1 .. key
-    local first = redis.call('ZRANGEBYLEX', lane_entries, '[' .. lane .. ' ', '(' .. lane .. '!', 'LIMIT', 0, 1)[1]
-    note_time(first and math.floor(string.match(first, '^%S+ %d(%d+)') / 1000))
-  end
-end
+local oldest = queued > 0 and should_work and oldest_queued()
 local open_lanes = -redis.call('HEXISTS', lanes, 's:1') -- the turn of the plain queues is no lane
 for _, ring in ipairs({ ring_high, ring_normal, ring_low }) do open_lanes = open_lanes + redis.call('LLEN', ring) end
 return { 'OK', queued + scheduled, oldest and text(oldest), should_work and 1 or 0, paused == '1' and 1 or 0,

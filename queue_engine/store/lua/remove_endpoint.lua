@@ -4,7 +4,7 @@
 -- keys of an endpoint: endpoint, endpoints, deletions, due_purges, due_checks, waiting_endpoints, counts, live, workers, queue,
 --   retry_queue, created, finished_success, finished_delivered, finished_failed, given_up, recovery, recovered, recoveries,
 --   operations, agent_tokens, worker_tokens, removed_events, tags, tagged, bell, turn, lane_entries, lanes, ring_high, ring_normal,
---   ring_low, parked
+--   ring_low, parked, series, sampled_endpoints
 -- arguments: endpoint_id text
 -- replies:
 --   OK: tenant optional text, name optional text (none when there is no such endpoint)
@@ -16,6 +16,7 @@ local function leave_indexes()
   redis.call('ZREM', due_purges, endpoint_id)
   redis.call('ZREM', due_checks, endpoint_id)
   redis.call('SREM', recoveries, endpoint_id)
+  redis.call('ZREM', sampled_endpoints, endpoint_id)
 end
 
 if redis.call('EXISTS', endpoint) == 0 then
@@ -31,6 +32,6 @@ if redis.call('ZCARD', live) > 0 or redis.call('HLEN', workers) > 0 then return 
 recount_workers()
 redis.call('DEL', endpoint, counts, live, workers, queue, retry_queue, created, finished_success, finished_delivered,
   finished_failed, given_up, recovery, recovered, operations, agent_tokens, worker_tokens, removed_events, tags, tagged, bell, turn,
-  lane_entries, lanes, ring_high, ring_normal, ring_low, parked)
+  lane_entries, lanes, ring_high, ring_normal, ring_low, parked, series)
 leave_indexes()
 return { 'OK', tenant, cjson.decode(config).name }
