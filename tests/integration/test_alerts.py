@@ -225,7 +225,7 @@ async def test_workers_that_crash_tasks_that_wait_a_forgotten_pause_and_the_firs
     await submit(store, paused)
     await store.endpoints.set_paused(paused, TENANT, paused=True)
     paused_at_ms = await store.now_ms() - PAUSED_SECONDS * 1000
-    await store.redis.hset(store.partitions.of(paused).endpoint, "paused_at", paused_at_ms)  # type: ignore[misc]
+    await store.redis.hset(store.partitions.of(paused).endpoint, "paused_at", str(paused_at_ms))  # type: ignore[misc]
     endpoint_id = await new_endpoint(store, workers=1, initialization_command="exit 3")
     await submit(store, endpoint_id)
     after = stage.gone_on(
