@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import httpx
@@ -107,6 +108,21 @@ class RunningApi:
         return int(await self.store.redis.dbsize()) - int(await self.store.redis.exists("{qe}:probe"))
 
 
+def settings_of(store_url: str, with_secret_key: bool, **values: Any) -> ApiSettings:
+    """Return the settings of an API for tests, on a free port. `values` are further ones."""
+    usual: dict[str, Any] = {
+        "port": 0,
+        "api_metrics": "public",
+        "secret_key": SecretStr(SECRET_KEY) if with_secret_key else None,
+    }
+    return ApiSettings(redis_url=SecretStr(store_url), **(usual | values))
+
+
+# Read once for all tests that have no settings of their own, because it takes a tenth of a short test.
+usual_settings = cache(settings_of)
+usual_catalogue = cache(lambda: load_catalogue(None))
+
+
 @asynccontextmanager
 async def running_api(
     store_url: str,
@@ -117,16 +133,15 @@ async def running_api(
     **values: Any,
 ) -> AsyncIterator[RunningApi]:
     """Serve the API until the block ends. `values` are settings."""
-    values.setdefault("port", 0)
-    values.setdefault("api_metrics", "public")
-    values.setdefault("secret_key", SecretStr(SECRET_KEY) if with_secret_key else None)
-    settings = ApiSettings(redis_url=SecretStr(store_url), **values)
+    settings = (
+        settings_of(store_url, with_secret_key, **values) if values else usual_settings(store_url, with_secret_key)
+    )
     store = Store(store_url, settings.sealer(), partitions=settings.partitions)
     lookup = lookup or ScriptedLookup()
     with listen(settings) as listener:
         port: int = listener.getsockname()[1]
         worker_access = WorkerAccess(settings.worker_policy(frozenset({port})), settings.alb_keepalive_seconds)
-        catalogue = load_catalogue(settings.catalogue_file)
+        catalogue = usual_catalogue() if settings.catalogue_file is None else load_catalogue(settings.catalogue_file)
         rules, limits = settings.destination_rules(frozenset({port})), settings.tenant_limits()
         ceilings, secret_keys = settings.ceilings(), settings.secret_keys
         engine = Engine(

@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from queue_engine.processes.interpreter import Loading, collect_rarely
 from tests.collecting import import_from_own_place
-from tests.environment import trust_no_authority
+from tests.environment import look_for_no_sniffio, trust_no_authority
 from tests.examples import FULL
 from tests.promtool import promtool_binary
 from tests.servers import StoreServer, redis_binary, valkey_binary
@@ -22,6 +22,7 @@ settings.register_profile("fast", max_examples=FULL // 10, deadline=None, print_
 settings.load_profile("tests")
 
 trust_no_authority()
+look_for_no_sniffio()
 
 # A shell's background job ignores Ctrl-C, and so would all programs that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -1,6 +1,7 @@
 """The environment of the tests and of the programs that they start."""
 
 import os
+import sys
 from pathlib import Path
 
 AUTHORITIES = Path(__file__).with_name("authorities.pem")
@@ -16,6 +17,17 @@ def trust_no_authority() -> None:
     """
     os.environ["SSL_CERT_FILE"] = str(AUTHORITIES)
     os.environ["SSL_CERT_DIR"] = os.devnull
+
+
+def look_for_no_sniffio() -> None:
+    """Let httpcore know that the package `sniffio` is not installed.
+
+    It tries to import the package several times in each request, and Python searches all folders of its path again.
+    """
+    try:
+        import sniffio  # type: ignore[import-not-found]  # noqa: F401
+    except ImportError:
+        sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 
 def inherited() -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
+from functools import cache, cached_property
 from types import MappingProxyType
 
 
@@ -87,6 +87,7 @@ def rights_of(role: str, endpoints: AbstractSet[str] | None) -> frozenset[Right]
     return rights if endpoints is None else rights - TENANT_WIDE
 
 
+@cache
 def roles_with(right: Right) -> tuple[Role, ...]:
     """Return the roles that have a right, in the order of their definition."""
     return tuple(role for role in Role if right in ROLE_RIGHTS[role])

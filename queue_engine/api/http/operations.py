@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
 from typing import Any, NoReturn
 
 from pydantic import BaseModel
@@ -188,8 +189,9 @@ def _check_no_delivery(scope: Scope) -> None:
         raise InvalidRequest("webhook-id", "marks a webhook delivery; operations that change something refuse it")
 
 
+@cache
 def described_failure(status: int) -> dict[str, Any]:
-    """Return the description of an error response, for OpenAPI."""
+    """Return the description of an error response, for OpenAPI. All operations share it, so it must not be changed."""
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Failure.__name__}"}}}
     response: dict[str, Any] = {"description": _FAILURES[status], "content": content}
     return response | {"headers": _RETRY_AFTER} if status in (429, 503) else response
