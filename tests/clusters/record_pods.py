@@ -7,6 +7,8 @@ arguments, only these cases are recorded.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import tempfile
 import uuid
@@ -44,6 +46,8 @@ class Case:
     annotations: Mapping[str, str] = field(default_factory=dict)
     then: Callable[[Cluster, str, str], None] | None = None
     """Function that changes the running pod, with its namespace and name."""
+    afterwards: Callable[[Cluster], None] | None = None
+    """Function that undoes what `then` has done to the cluster."""
 
 
 def waits(reason: str, container: str = "main") -> Callable[[Json], bool]:
@@ -66,6 +70,17 @@ def is_deleted(pod: Json) -> bool:
     return "deletionTimestamp" in pod["metadata"]
 
 
+def is_stopped(pod: Json) -> bool:
+    return is_deleted(pod) and all("terminated" in _state(pod, container) for container in ("agent", "main"))
+
+
+def is_cut_off(pod: Json) -> bool:
+    conditions = pod["status"].get("conditions", ())
+    return is_deleted(pod) and any(
+        (one["type"], one["status"], one.get("reason")) == ("Ready", "False", None) for one in conditions
+    )
+
+
 def kill(container: str) -> Callable[[Cluster, str, str], None]:
     def run(cluster: Cluster, namespace: str, name: str) -> None:
         kill_container(found_pod(cluster, namespace, name), container)
@@ -75,6 +90,20 @@ def kill(container: str) -> Callable[[Cluster, str, str], None]:
 
 def delete(cluster: Cluster, namespace: str, name: str) -> None:
     cluster.kubectl("delete", "pod", name, f"--namespace={namespace}", "--wait=false")
+
+
+def cut_off_and_delete(cluster: Cluster, namespace: str, name: str) -> None:
+    """Suspend the node's kubelet, as a lost node does, and delete the pod, as the cluster does if there is another."""
+    signal_kubelet(cluster, signal.SIGSTOP)
+    delete(cluster, namespace, name)
+
+
+def bring_back(cluster: Cluster) -> None:
+    signal_kubelet(cluster, signal.SIGCONT)
+
+
+def signal_kubelet(cluster: Cluster, which: signal.Signals) -> None:
+    os.kill(int((cluster.kubeconfig.parent / "kubelet.pid").read_text()), which)
 
 
 def shell(text: str) -> dict[str, object]:
@@ -123,6 +152,8 @@ def cases(registry: str) -> list[Case]:
             {**shell(disk), "resources": {"limits": {"ephemeral-storage": "10Mi"}}},
         ),
         Case("deleted", is_deleted, then=delete),
+        Case("deleted_and_stopped", is_stopped, then=delete),
+        Case("node_lost", is_cut_off, then=cut_off_and_delete, afterwards=bring_back),
     ]
 
 
@@ -142,6 +173,8 @@ def record(cluster: Cluster, namespace: str, case: Case) -> None:
         text = json.dumps(trimmed(pod or {}), indent=2, sort_keys=True, ensure_ascii=False)
         (FOLDER / f"{case.name}.json").write_text(f"{text}\n")
     finally:
+        if case.afterwards is not None:
+            case.afterwards(cluster)
         forced = ("--force", "--grace-period=0", "--wait=false")
         cluster.kubectl("delete", "pod", name, f"--namespace={namespace}", *forced, check=False)
 

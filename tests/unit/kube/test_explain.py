@@ -18,12 +18,7 @@ EARLIER = "2026-11-28T14:01:00Z"
 
 
 def recorded(name: str) -> PodView:
-    return pod_view(document(name))
-
-
-def document(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((PODS / f"{name}.json").read_text())
-    return found
+    return pod_view(json.loads((PODS / f"{name}.json").read_text()))
 
 
 def view(*, main: Any = None, agent: Any = None, spec: Any = None, metadata: Any = None, **status: Any) -> PodView:
@@ -164,20 +159,28 @@ def test_a_pod_is_explained(pod: PodView, expected: Explanation) -> None:
     assert explain(pod, NOW_MS) == expected
 
 
-def test_a_pod_that_was_deleted_by_hand_is_not_lost_while_its_node_only_cleans_up() -> None:
-    """A loaded kubelet has reported the ends of both containers, and removes the pod minutes later."""
-    deleted, killed, agent_killed = (document(name) for name in ("deleted", "killed", "agent_killed"))
-    [deadline_ms] = {pod_view(deleted).deletion_at_ms}
-    assert deadline_ms is not None
-    ends = [*killed["status"]["containerStatuses"], *agent_killed["status"]["containerStatuses"]]
-    deleted["status"]["containerStatuses"] = [
-        {**one, "state": {"terminated": {**one["state"]["terminated"], "finishedAt": "2026-11-28T18:32:00Z"}}}
-        for one in ends
-        if "terminated" in one["state"]
-    ]
-    stopped = pod_view(deleted)
-    for late_ms in (0, 61_000, 3_600_000):
-        assert explain(stopped, deadline_ms + late_ms) == Explanation(Phase.ENDED, "deleted by somebody else")
+@pytest.mark.parametrize("late_seconds", [0, 61, 3600])
+def test_a_deleted_pod_whose_containers_have_ended_is_on_no_lost_node(late_seconds: int) -> None:
+    """A loaded kubelet has reported both ends, and removes the pod minutes later."""
+    pod = recorded("deleted_and_stopped")
+    assert explain(pod, after_deadline(pod, late_seconds)) == Explanation(Phase.ENDED, "deleted by somebody else")
+
+
+@pytest.mark.parametrize(
+    ("late_seconds", "expected"),
+    [
+        (0, Explanation(Phase.ENDING, "deleted by somebody else")),
+        (61, Explanation(Phase.ENDED, "the node is lost")),
+    ],
+)
+def test_a_deleted_pod_that_the_cluster_has_marked_is_on_a_lost_node(late_seconds: int, expected: Explanation) -> None:
+    pod = recorded("node_lost")
+    assert explain(pod, after_deadline(pod, late_seconds)) == expected
+
+
+def after_deadline(pod: PodView, seconds: int) -> int:
+    assert pod.deletion_at_ms is not None
+    return pod.deletion_at_ms + 1000 * seconds
 
 
 def test_a_pull_that_waits_for_its_next_try_is_explained_by_its_cause() -> None:
