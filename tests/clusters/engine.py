@@ -222,6 +222,12 @@ class ContainerEngine:
         found: dict[str, Any] = self.call("GET", f"/containers/{container}/json")
         return found
 
+    def output(self, container: str) -> str:
+        """Return what a container has written so far, with the engine's marks of its pieces."""
+        response = self._client.get(f"/containers/{container}/logs", params={"stdout": "1", "stderr": "1"})
+        assert response.is_success, response.text
+        return response.text
+
     def remove(self, container: str) -> None:
         """Remove a container, as somebody else would. Does nothing if that is in progress."""
         self.call("DELETE", f"/containers/{container}", params={"force": "1"}, good=(404, 409, 500))

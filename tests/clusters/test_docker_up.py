@@ -36,6 +36,7 @@ HOSTILE = {
 }
 """An endpoint without workers yet, because the published client makes none."""
 PLAIN = '["python3", "/app/worker_plain.py"]'
+GATED = json.dumps(["python3", "-c", Path(__file__).with_name("gated_server.py").read_text()])
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +164,52 @@ def test_a_custom_endpoint_runs_its_containers_and_takes_neither_tasks_nor_reque
     wait_until_running(up, endpoint_id, 2)
     ElasticApi(api_key=API_KEY, base_url=up.url).delete_deployment(endpoint_id)
     wait_until(lambda: containers(with_agent, endpoint_id) == {}, message=logs(up))
+
+
+def test_a_worker_that_is_restarted_or_drained_by_order_ends_after_its_task(
+    up: Up, with_agent: ContainerEngine, record_case: RecordCase
+) -> None:
+    endpoint_id = create(up, workers=1, command=GATED)
+    first, agent = working(up, with_agent, endpoint_id, "first")
+    order(up, with_agent, endpoint_id, first, "restart")
+    release(up, endpoint_id, "first", agent)
+    wait_until(lambda: agent["Id"] not in containers(with_agent, endpoint_id), message=lambda: logs(up))
+    second, agent = working(up, with_agent, endpoint_id, "second")
+    assert second != first
+    order(up, with_agent, endpoint_id, second, "drain")
+    release(up, endpoint_id, "second", agent)
+    wait_until(lambda: containers(with_agent, endpoint_id) == {}, message=lambda: logs(up))
+    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}/workers") == [], message=lambda: logs(up))
+    assert up.get(f"/v2/serverless/{endpoint_id}")["totalWorkers"] == 0
+    ElasticApi(api_key=API_KEY, base_url=up.url).delete_deployment(endpoint_id)
+    record_case("order restart, task in flight", seen="STOPPING", recovery="the task ends; another worker starts")
+    record_case("order drain, task in flight", seen="STOPPING", recovery="the task ends; no container is left")
+
+
+def working(up: Up, engine: ContainerEngine, endpoint_id: int, task_id: str) -> tuple[str, dict[str, Any]]:
+    """Let the only worker of an endpoint run a task until it is released; return its id and its agent's container."""
+    wait_until_running(up, endpoint_id, 1)
+    [worker] = up.get(f"/v2/serverless/{endpoint_id}/workers")
+    submit(up, endpoint_id, task_id, {})
+    wait_until(lambda: state_of(up, endpoint_id, task_id) == "running", message=lambda: logs(up))
+    return worker["workerId"], described(engine, worker["workerId"])["agent"]
+
+
+def order(up: Up, engine: ContainerEngine, endpoint_id: int, worker_id: str, what: str) -> None:
+    """Give an order about a worker, and wait until its agent drains."""
+    agent = described(engine, worker_id)["agent"]["Id"]
+    up.client.post(f"/v2/serverless/{endpoint_id}/workers/{worker_id}/{what}").raise_for_status()
+    assert worker_of(up, endpoint_id, worker_id)["status"] == "STOPPING"
+    wait_until(lambda: "draining" in engine.output(agent), message=lambda: logs(up))
+
+
+def release(up: Up, endpoint_id: int, task_id: str, agent: dict[str, Any]) -> None:
+    """Let the task end, and check that it was run once. The container would exit at once on a signal."""
+    assert state_of(up, endpoint_id, task_id) == "running"
+    url = f"http://{address_of(agent)}:8000/release"
+    assert httpx.post(url, trust_env=False, timeout=30).status_code == 200
+    found = ended(up, endpoint_id, task_id)
+    assert (found["status"], found["output"], found["attempts"]) == ("SUCCESS", {"path": "/run"}, 1)
 
 
 def test_a_hostile_container_can_do_nothing_to_others(

@@ -239,6 +239,67 @@ def test_a_task_that_outlasts_the_grace_is_released_at_no_cost(
     record_case("stop past the grace period", seen="the pod is gone", recovery="the task is queued again, attempts: 0")
 
 
+def test_a_worker_that_is_restarted_or_drained_by_order_ends_after_its_task(
+    up: Up, cluster: Cluster, namespace: str, record_case: RecordCase
+) -> None:
+    endpoint_id = create(up, command=GATED)
+    first, pod = working(up, cluster, namespace, endpoint_id, "first")
+    order(up, endpoint_id, first, "restart")
+    wait_until_drains(up, cluster, namespace, endpoint_id, pod)
+    release(up, endpoint_id, "first", pod)
+    uid = pod["metadata"]["uid"]
+    wait_until(lambda: uid not in uids(cluster, namespace, endpoint_id), message=lambda: logs(up))
+    second, pod = working(up, cluster, namespace, endpoint_id, "second")
+    assert second != first
+    order(up, endpoint_id, second, "drain")
+    wait_until_drains(up, cluster, namespace, endpoint_id, pod)
+    release(up, endpoint_id, "second", pod)
+    wait_until(lambda: pods(cluster, namespace, endpoint_id) == [], message=lambda: logs(up))
+    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}/workers") == [], message=lambda: logs(up))
+    assert up.get(f"/v2/serverless/{endpoint_id}")["totalWorkers"] == 0
+    delete(up, endpoint_id)
+    record_case("order restart, task in flight", seen="STOPPING", recovery="the task ends; another worker starts")
+    record_case("order drain, task in flight", seen="STOPPING", recovery="the task ends; no pod is left")
+
+
+def working(up: Up, cluster: Cluster, namespace: str, endpoint_id: int, task_id: str) -> tuple[str, Object]:
+    """Let the only worker of an endpoint run a task until it is released; return its id and its pod."""
+    wait_until_running(up, endpoint_id, 1)
+    [worker] = up.get(f"/v2/serverless/{endpoint_id}/workers")
+    submit(up, endpoint_id, task_id)
+    wait_until(lambda: task(up, endpoint_id, task_id)["state"] == "running", message=lambda: logs(up))
+    [pod] = pods(cluster, namespace, endpoint_id)
+    return worker["workerId"], pod
+
+
+def order(up: Up, endpoint_id: int, worker_id: str, what: str) -> None:
+    up.client.post(f"/v2/serverless/{endpoint_id}/workers/{worker_id}/{what}").raise_for_status()
+    [status] = [
+        one["status"] for one in up.get(f"/v2/serverless/{endpoint_id}/workers") if one["workerId"] == worker_id
+    ]
+    assert status == "STOPPING"
+
+
+def wait_until_drains(up: Up, cluster: Cluster, namespace: str, endpoint_id: int, pod: Object) -> None:
+    """Wait until a pod ends, and check that its agent has the grace period."""
+    uid = pod["metadata"]["uid"]
+
+    def metadata() -> Object:
+        return next(one["metadata"] for one in pods(cluster, namespace, endpoint_id) if one["metadata"]["uid"] == uid)
+
+    wait_until(lambda: "deletionTimestamp" in metadata(), message=lambda: logs(up))
+    assert metadata()["deletionGracePeriodSeconds"] > GRACE_SECONDS
+
+
+def release(up: Up, endpoint_id: int, task_id: str, pod: Object) -> None:
+    """Let the task end, and check that it was run once. The container would exit at once on a signal."""
+    assert task(up, endpoint_id, task_id)["state"] == "running"
+    url = f"http://{pod['status']['podIP']}:8000/release"
+    assert httpx.post(url, trust_env=False, timeout=30).status_code == 200
+    found = ended(up, endpoint_id, task_id)
+    assert (found["status"], found["output"], found["attempts"]) == ("SUCCESS", {"path": "/run"}, 1)
+
+
 def test_requests_to_an_alb_endpoint_reach_its_pods(up: Up, cluster: Cluster, namespace: str) -> None:
     endpoint_id = create(up, workers=2, mode="ALB", command='["python3", "-m", "http.server", "8000"]')
     wait_until_running(up, endpoint_id, 2)
