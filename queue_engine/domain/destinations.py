@@ -11,8 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from queue_engine.rules.webhook_urls import parse_webhook
+
 MAX_ORIGIN_CHARACTERS = 300
-_ORIGIN = re.compile(r"(https?):([^/?#@\s\x00-\x1f]+):([0-9]{1,5})")
+ORIGIN_RULE = "must be http or https, a host and a port, such as https:hooks.example.net:443"
+_ORIGIN = re.compile(r"(https?):([^/?]+:[0-9]+)")
 
 
 class Standing(StrEnum):
@@ -74,9 +77,12 @@ def origin_of(destination: str) -> str:
     return destination.replace("://", ":", 1)
 
 
-def destination_in(origin: str) -> str | None:
-    """Return the destination that a path names; None if the text has another form."""
+def destination_in(origin: str) -> str:
+    """Return the destination that a path names, in the spelling of webhooks.
+
+    Raises ValueError with the broken rule for a text that is not the origin of any webhook.
+    """
     found = _ORIGIN.fullmatch(origin) if len(origin) <= MAX_ORIGIN_CHARACTERS else None
-    if found is None or not 1 <= int(found[3]) <= 65_535:
-        return None
-    return f"{found[1]}://{found[2]}:{int(found[3])}"
+    if found is None:
+        raise ValueError(ORIGIN_RULE)
+    return parse_webhook(f"{found[1]}://{found[2]}").destination

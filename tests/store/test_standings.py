@@ -1,8 +1,11 @@
 """Delivery processes note destinations with which something is wrong, and take orders to end a pause."""
 
+import re
 from typing import Any
 
-from queue_engine.domain.destinations import DestinationNote, Standing, destination_in, merged, origin_of
+import pytest
+
+from queue_engine.domain.destinations import ORIGIN_RULE, DestinationNote, Standing, destination_in, merged, origin_of
 from queue_engine.store.keys import STANDINGS, resume_orders, standing_of
 from queue_engine.store.standings import MAX_NOTED, MAX_ORDERS, TenantNote
 from queue_engine.store.store import Store
@@ -40,9 +43,13 @@ async def test_notes_and_orders_expire_and_are_limited(store: Store, probe: Prob
     notes = [TenantNote("a", parked(f"http://h{number}:80")) for number in range(MAX_NOTED + 10)]
     await store.standings.write("one", notes)
     assert len(await store.standings.of_tenant("a")) == MAX_NOTED
-    for number in range(MAX_NOTED):
-        assert await store.standings.resume("a", f"http://h{number}:80") == 1
-    assert await probe.ask("ZCARD", resume_orders("one")) == MAX_ORDERS
+    waiting = [word for number in range(MAX_ORDERS) for word in (number, f"order {number}")]
+    await probe.ask("ZADD", resume_orders("one"), *waiting)
+    assert await store.standings.resume("a", "http://h0:80") == 1
+    orders = await probe.scores(resume_orders("one"))
+    assert len(orders) == MAX_ORDERS
+    assert '["a", "http://h0:80"]' in orders
+    assert "order 0" not in orders
     for key in (STANDINGS, standing_of("one"), resume_orders("one")):
         assert 0 < await probe.ask("PTTL", key) <= 30_000
 
@@ -69,14 +76,35 @@ async def test_a_repeated_order_does_not_push_out_that_of_another_tenant(store: 
 def test_a_destination_is_written_in_a_path_without_slashes() -> None:
     for destination in (HOOKS, "http://127.0.0.1:9", "http://[::1]:8080"):
         assert destination_in(origin_of(destination)) == destination
-    for wrong in (
-        "",
-        "https://x:443",
-        "https:x",
-        "https:x:0",
-        "https:x:99999",
-        "ftp:x:1",
-        "https:a/b:443",
-        "http:a@b:1",
-    ):
-        assert destination_in(wrong) is None, wrong
+    assert destination_in("https:Hooks.Example.NET.:443") == HOOKS
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rule"),
+    [
+        ("", ORIGIN_RULE),
+        ("https://x:443", ORIGIN_RULE),
+        ("https:x", ORIGIN_RULE),
+        ("ftp:x:1", ORIGIN_RULE),
+        ("HTTPS:x:443", ORIGIN_RULE),
+        ("https:a/b:443", ORIGIN_RULE),
+        (f"https:{'x' * 300}:443", ORIGIN_RULE),
+        ("https::443", ORIGIN_RULE),
+        ("https:[:443", "must have a host name, an IPv4 address or an IPv6 address in brackets"),
+        ("https:::443", "must have a port"),
+        ("https:.:443", "must have a host of letters"),
+        ("https:a_b:443", "must have a host of letters"),
+        ("https:127.1:443", "must write an IPv4 address as four decimal numbers"),
+        ("https:[::x]:443", "must have a valid IPv6 address"),
+        ("https:x:0", "must have a port"),
+        ("https:x:99999", "must have a port"),
+        ("https:x:0443", "must have a port"),
+        ("http:a@b:1", "must not have user info"),
+        ("http:a#b:1", "must not have a fragment"),
+        ("http:a b:1", "must be visible ASCII characters"),
+        ("http:a%2eb:1", "must not have a % in the host"),
+    ],
+)
+def test_an_origin_that_no_webhook_has_breaks_a_rule(wrong: str, rule: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(rule)}"):
+        destination_in(wrong)

@@ -61,6 +61,8 @@ class DescribedRoute(Route):
     """True if it also takes JSON lines, and responds with them."""
     waits = False
     """True for a long poll, whose duration is no measure of the server."""
+    query_names: frozenset[str] = frozenset()
+    """The names of its query parameters. A request with a name that is probably one of them, mistyped, is refused."""
     is_exact = False
     """True if the route has no parameters and no other route has its path, so that it is found by the path alone."""
 
@@ -153,6 +155,7 @@ class Operation(DescribedRoute):
             responses={status: described_failure(status) for status in statuses},
             described=described,
         )
+        self.query_names = frozenset(one["name"] for one in parameters if one["in"] == "query")
         self.response_model = response
         self.media_type = media_type
         self.takes = takes

@@ -1,9 +1,12 @@
-"""Strict query parameters: a given value must be valid. A call says which names it refuses; others are ignored."""
+"""Strict query parameters: a given value must be valid, and a name that is probably mistyped is refused.
+
+Other unknown names are ignored, as the contract of the API requires it.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Set
 from difflib import get_close_matches
 from enum import StrEnum
 from typing import TypeVar
@@ -23,7 +26,11 @@ E = TypeVar("E", bound=StrEnum)
 
 
 class Query:
-    """The query parameters of one request."""
+    """The query parameters of one request.
+
+    Raises InvalidRequest for a name that is similar to one that the operation declares, or differs from it in case: a
+    filter that is ignored would match everything, and a page size would be the default.
+    """
 
     def __init__(self, request: Request) -> None:
         text = request.scope["query_string"].decode("latin-1")
@@ -31,6 +38,10 @@ class Query:
             self._pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
         except ValueError:
             raise InvalidRequest("query", f"must have at most {MAX_PARAMETERS} parameters") from None
+        declared: frozenset[str] = getattr(request.scope.get("route"), "query_names", frozenset())
+        unknown = self.names - declared
+        if unknown:
+            _refuse_mistyped(unknown, declared)
 
     @property
     def names(self) -> frozenset[str]:
@@ -63,22 +74,19 @@ class Query:
         words = [word for key, value in self._pairs if key == name for word in value.split(",")]
         return frozenset(_choice(name, word, kind) for word in words)
 
-    def refuse_mistyped(self, known: Iterable[str]) -> None:
-        """Raise InvalidRequest for a name that is similar to a known one, or differs from it in case.
-
-        Other unknown names are ignored, as the contract of the API requires it.
-        """
-        words = {name.lower(): name for name in sorted(known)}
-        for name in sorted(self.names - set(words.values())):
-            if close := get_close_matches(name[:64].lower(), words, n=1, cutoff=MISTYPED_RATIO):
-                raise InvalidRequest(
-                    shown_name(name), f"is not a parameter of this request; did you mean {words[close[0]]}?"
-                )
-
 
 def shown_name(name: str) -> str:
     """Return a name from a client for a message, cut and escaped."""
     return ascii(name[:64])[1:-1]
+
+
+def _refuse_mistyped(unknown: Set[str], declared: Set[str]) -> None:
+    words = {name.lower(): name for name in sorted(declared)}
+    for name in sorted(unknown):
+        if close := get_close_matches(name[:64].lower(), words, n=1, cutoff=MISTYPED_RATIO):
+            raise InvalidRequest(
+                shown_name(name), f"is not a parameter of this request; did you mean {words[close[0]]}?"
+            )
 
 
 def _choice(name: str, text: str, kind: type[E]) -> E:

@@ -135,11 +135,10 @@ def _batch_id_parameter() -> dict[str, object]:
 
 
 def _batch_id_in(request: Request) -> str | None:
-    """Return the batch id in the query. A mistyped name is refused, because its batch could not be sent again."""
+    """Return the batch id in the query."""
     if not request.scope["query_string"]:
         return None
     query = Query(request)
-    query.refuse_mistyped(["batchId"])
     batch_id = query.one("batchId")
     if batch_id is not None and _BATCH_ID.fullmatch(batch_id) is None:
         raise InvalidRequest("batchId", "must be 1–64 of letters, digits and _")

@@ -23,9 +23,10 @@ from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.principals import Right
 
 TAG = "deliveries"
+ORIGIN_PATTERN = r"^https?:(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[1-9][0-9]{0,4}$"
 ORIGIN = in_path(
     "origin", "Scheme, host and port of webhooks, separated by colons: `https:hooks.example.net:443`",
-    {"type": "string", "maxLength": MAX_ORIGIN_CHARACTERS, "pattern": "^https?:[^/?#@]+:[0-9]{1,5}$"},
+    {"type": "string", "maxLength": MAX_ORIGIN_CHARACTERS, "pattern": ORIGIN_PATTERN},
 )  # fmt: skip
 
 
@@ -120,7 +121,7 @@ def destination_view(one: DestinationNote) -> dict[str, Any]:
 
 
 def _destination_in(request: Request) -> str:
-    destination = destination_in(request.scope["path_params"]["origin"])
-    if destination is None:
-        raise InvalidRequest("origin", "must be a scheme, a host and a port, such as https:hooks.example.net:443")
-    return destination
+    try:
+        return destination_in(request.scope["path_params"]["origin"])
+    except ValueError as error:
+        raise InvalidRequest("origin", str(error)) from None

@@ -30,11 +30,7 @@ def is_cursor_list(query: Query) -> bool:
 
 
 def refuse_no_filter(query: Query, known: AbstractSet[str]) -> None:
-    """Raise InvalidRequest for a field of tasks that is no filter, and for a name that is probably a mistyped filter.
-
-    Their list would have all tasks. Other unknown names are ignored, as the contract of the API requires it.
-    """
-    query.refuse_mistyped(known | FILTERS.keys())
+    """Raise InvalidRequest for a field of tasks that is no filter: its list would have all tasks."""
     for name in sorted((query.names & _FIELDS) - known - FILTERS.keys()):
         raise InvalidRequest(name, f"is a field of tasks and not a filter; the filters are {', '.join(FILTERS)}")
 

@@ -1,0 +1,54 @@
+"""A query parameter whose name is mistyped is refused by every operation that declares it, and others are ignored."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from queue_engine.api.http.operations import Operation
+from queue_engine.domain.principals import Right, Role
+from queue_engine.store.api_keys import OPERATORS
+from tests.api_server import TASK, RunningApi
+
+PLACES = {"keyId": "0" * 16, "workerId": "7-91aa2c", "taskId": "first"}
+
+
+def operations_with_a_query(api: RunningApi) -> Iterator[Operation]:
+    for route in api.app.router.routes:
+        if isinstance(route, Operation) and route.query_names:
+            yield route
+
+
+async def test_every_operation_refuses_a_mistyped_parameter(api: RunningApi) -> None:
+    endpoint_id = await api.create_endpoint()
+    await api.submit(endpoint_id, taskId="first")
+    operators = {"X-Api-Key": await api.new_key(OPERATORS, role=Role.OPERATOR)}
+    checked = list(operations_with_a_query(api))
+    assert {"/v2/workers", "/v2/serverless", "/v2/serverless/{id}/errors", "/v2/audit", "/v2/search"} <= {
+        one.path for one in checked
+    }
+    for one in checked:
+        path = one.path.format_map({**PLACES, "id": endpoint_id})
+        for name in sorted(one.query_names):
+            wrong = f"{name[0].upper()}{name[1:]}"
+            headers = operators if one.right is Right.MANAGE_TENANTS else {}
+            answer = await api.client.request(one.method, path, params={wrong: "1"}, json=body_of(one), headers=headers)
+            assert answer.status_code == 400, (one.method, one.path, wrong, answer.text)
+            meant = f"{wrong}: is not a parameter of this request; did you mean {name}?"
+            assert answer.json()["message"] == meant, (one.method, one.path)
+
+
+async def test_other_unknown_parameters_are_ignored(api: RunningApi) -> None:
+    await api.create_endpoint()
+    for path in ("/v2/workers", "/v2/serverless", "/v2/destinations", "/v2/templates"):
+        answer = await api.client.get(path, params={"traceparent": "x", "é" * 100: "y"})
+        assert answer.status_code == 200, answer.text
+
+
+async def test_a_request_without_a_key_learns_nothing_about_parameters(api: RunningApi) -> None:
+    answer = await api.client.get("/v2/workers", params={"PageSize": "1"}, headers={"X-Api-Key": "unknown"})
+    assert answer.status_code == 401
+
+
+def body_of(one: Operation) -> dict[str, Any] | None:
+    if one.method in ("GET", "DELETE"):
+        return None
+    return {"tasks": [TASK]} if one.path.endswith("/batch") else TASK
