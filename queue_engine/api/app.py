@@ -32,6 +32,7 @@ from queue_engine.api.v2.agent_tokens import AgentTokenRoutes
 from queue_engine.api.v2.audit import AuditRoutes
 from queue_engine.api.v2.batches import BatchRoutes
 from queue_engine.api.v2.clones import CloneRoutes
+from queue_engine.api.v2.catalogue import CatalogueRoutes
 from queue_engine.api.v2.console_links import ConsoleLinkRoutes
 from queue_engine.api.v2.credentials import CredentialRoutes
 from queue_engine.api.v2.deliveries import DeliveryRoutes
@@ -152,6 +153,7 @@ def create_app(
     operations += ErrorGroupRoutes(services).operations()
     operations += SeriesRoutes(services).operations()
     operations += EventRoutes(services, catalogue).operations()
+    operations += CatalogueRoutes(services, settings.ceilings()).operations()
     operations += TemplateRoutes(services, settings.example_worker).operations()
     operations += TenantRoutes(services).operations()
     agent_routes = AgentRoutes(

@@ -37,6 +37,8 @@ _MODULES = {
     "events": "queue_engine.cli.events",
     "find": "queue_engine.cli.find",
     "series": "queue_engine.cli.series",
+    "catalogue": "queue_engine.cli.catalogue",
+    "templates": "queue_engine.cli.catalogue",
 }
 """The module of each command. The module's `commands` has the command."""
 _LOGGING = ("api", "controller", "delivery")

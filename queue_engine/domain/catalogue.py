@@ -190,6 +190,16 @@ class Catalogue:
             return name
         return next((region for region in self.regions if region.lower() == name.lower()), None)
 
+    def aliases_of(self, name: str) -> tuple[str, ...]:
+        """Return the other names of a GPU type, in lower case."""
+        return tuple(
+            other for other, canonical in self._by_lower_name.items() if canonical == name and other != name.lower()
+        )
+
+    def price_of(self, name: str) -> float | None:
+        """Return the price of one GPU of a type, as in `names`, for an hour; None if it is not configured."""
+        return self._prices.get(name)
+
     def cost_per_hour(self, config: EndpointConfig) -> float:
         """Return the price of the desired workers with their storage. If there are several resources, the first counts.
 

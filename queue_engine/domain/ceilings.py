@@ -24,6 +24,10 @@ class Ceilings:
     result_retention_seconds: int = 0
     concurrency: int = 0
 
+    def by_request_name(self) -> dict[str, int]:
+        """Return the ceilings that are set, by the names of the settings in requests."""
+        return {text: value for name, text in _NAMES.items() if (value := getattr(self, name))}
+
     def applied(self, config: EndpointConfig, before: EndpointConfig | None = None) -> EndpointConfig:
         """Return the configuration with defaults lowered to the ceilings. Raises InvalidRequest for other values above.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -308,6 +308,68 @@ class UpdateEndpoint(_Change):
     def _applied_to(self, before: EndpointConfig) -> EndpointConfig:
         given = (one for one in SETTINGS if one.asked in self.model_fields_set)
         return replace(before, **{one.name: _read(one, getattr(self, one.asked)) for one in given})
+
+
+@dataclass(frozen=True)
+class SettingSchema:
+    """A setting as a creation takes it."""
+
+    name: str
+    """Its name in requests."""
+    text: str
+    required: bool
+    fixed: bool
+    default: Any
+    """As JSON; None: none."""
+    schema: dict[str, Any]
+    """JSON Schema of its values, without references."""
+
+
+def creation_schema() -> list[SettingSchema]:
+    """Return the settings of a creation, in the order of their definition."""
+    document = CreateEndpoint.model_json_schema(by_alias=True)
+    members, definitions = document["properties"], document.get("$defs", {})
+    return [
+        SettingSchema(
+            name=(name := to_camel(one.asked)),
+            text=one.definition.text,
+            required=one.required,
+            fixed=one.definition.fixed,
+            default=_as_json(one),
+            schema=_plain_schema(members[name], definitions),
+        )
+        for one in SETTINGS
+    ]
+
+
+def _as_json(setting: Defined[Setting]) -> Any:
+    """Return the default of a setting as a request would have it."""
+    default = setting.default
+    if setting.required or default is None:
+        return None
+    if isinstance(default, frozenset):
+        return sorted(default)
+    return list(default) if isinstance(default, tuple) else default
+
+
+def _plain_schema(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """Return a schema with definitions in place of references, without null and without texts of the whole member."""
+    if isinstance(schema, list):
+        return [_plain_schema(one, definitions) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _plain_schema(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    given = [one for one in schema.get("anyOf", ()) if one != {"type": "null"}]
+    if len(given) == 1 and len(schema["anyOf"]) > 1:
+        return _plain_schema(given[0], definitions)
+    return {
+        name: {member: _plain_schema(one, definitions) for member, one in value.items()}
+        if name == "properties"
+        else _plain_schema(value, definitions)
+        for name, value in schema.items()
+        if name not in ("title", "description", "default", "examples")
+    }
 
 
 def _errors_together(

@@ -9,6 +9,8 @@ export const PAYLOADS = document.querySelector('meta[name="console-payloads"]')?
 
 /** The path of the console, with the prefix of a proxy. */
 export const BASE = `${prefix}/console`;
+/** Where programs find the API. */
+export const API_ORIGIN = `${location.origin}${prefix}`;
 export const SESSION_URL = `${BASE}/session`;
 
 /** Return the address of an operation, from the parts of its path. */

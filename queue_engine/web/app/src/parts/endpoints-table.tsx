@@ -10,7 +10,7 @@ import { countText } from "../times.ts";
 export type Shortened = Pick<Endpoint, "id" | "name" | "status" | "serviceMode" | "totalWorkers" | "runningWorkers" | "queuedTasks" | "runningTasks" | "paused">;
 
 export function EndpointsTable({ endpoints, counts }: { endpoints: Shortened[]; counts: Map<string, Counts> }) {
-  const create = can("manage_tenant") ? <a class="btn main" href={viewUrl("start")}>New endpoint</a> : null;
+  const create = can("manage_tenant") ? <a class="btn main" href={viewUrl("endpoints", "new")}>New endpoint</a> : null;
   return (
     <Card id="endpoints" title="Endpoints" aside={create}>
       {endpoints.length === 0 ? <Empty>There is no endpoint that this key sees. An endpoint is what runs tasks.</Empty> : (
