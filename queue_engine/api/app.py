@@ -44,6 +44,7 @@ from queue_engine.api.v2.keys import KeyRoutes
 from queue_engine.api.v2.logs import LogRoutes
 from queue_engine.api.v2.search import SearchRoutes
 from queue_engine.api.v2.series import SeriesRoutes
+from queue_engine.api.v2.system import SystemRoutes
 from queue_engine.api.v2.task_operations import TaskOperationRoutes
 from queue_engine.api.v2.tasks import TaskRoutes
 from queue_engine.api.v2.templates import TemplateRoutes
@@ -155,6 +156,7 @@ def create_app(
     operations += EventRoutes(services, catalogue).operations()
     operations += CatalogueRoutes(services, settings.ceilings()).operations()
     operations += TemplateRoutes(services, settings.example_worker).operations()
+    operations += SystemRoutes(services).operations()
     operations += TenantRoutes(services).operations()
     agent_routes = AgentRoutes(
         engine.agent_work,

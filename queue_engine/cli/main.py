@@ -38,6 +38,7 @@ _MODULES = {
     "find": "queue_engine.cli.find",
     "series": "queue_engine.cli.series",
     "catalogue": "queue_engine.cli.catalogue",
+    "system": "queue_engine.cli.system",
     "templates": "queue_engine.cli.catalogue",
 }
 """The module of each command. The module's `commands` has the command."""

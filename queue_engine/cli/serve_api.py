@@ -19,6 +19,7 @@ from queue_engine.config.catalogue import load_catalogue
 from queue_engine.config.clusters import load_clusters
 from queue_engine.config.engine import ApiSettings
 from queue_engine.crypto.api_keys import new_session_half
+from queue_engine.crypto.certificates import expires_at_ms
 from queue_engine.engine.engine import Engine
 from queue_engine.engine.waits import WaitLimits
 from queue_engine.net.resolver import CachingResolver, DnsLookup
@@ -48,7 +49,7 @@ async def serve_api(settings: ApiSettings) -> int:
     certificate = or_fail("QUEUE_ENGINE_TLS_CERT", lambda: certificate_of(settings))
     types = or_fail("QUEUE_ENGINE_CATALOGUE_FILE", lambda: load_catalogue(settings.catalogue_file))
     catalogue = or_fail("QUEUE_ENGINE_CLUSTERS_FILE", lambda: types.within(load_clusters(settings.clusters_file)))
-    async with open_store(settings) as store, store.noted(metrics.Role.API):
+    async with open_store(settings) as store, store.noted(metrics.Role.API, partial(_facts, settings)):
         await store.wait_until_ready()
         facts = await _prepare_keys(settings, store)
         resolver = CachingResolver(DnsLookup())
@@ -89,6 +90,12 @@ async def serve_api(settings: ApiSettings) -> int:
                 await worker_access.aclose()
             await resolver.close()
     return 0
+
+
+def _facts(settings: ApiSettings) -> dict[str, object]:
+    """Return what the process tells about itself to operators."""
+    until = None if settings.tls_cert is None else expires_at_ms(settings.tls_cert)
+    return {} if until is None else {"certificates": [("QUEUE_ENGINE_TLS_CERT", until)]}
 
 
 async def _serve_both(

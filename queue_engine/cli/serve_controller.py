@@ -35,7 +35,9 @@ async def serve_controller(settings: ControllerSettings) -> int:
     """Run until stopped; return the exit status, which is of `WorkersLeft` if workers are left that were to end."""
     agents = AgentMetrics()
     serve_metrics(settings, metrics.Role.CONTROLLER, agents=agents.page)
-    async with open_store(settings) as store, store.noted(metrics.Role.CONTROLLER):
+    base = _config(settings)
+    facts = {"controller": base.controller_id}
+    async with open_store(settings) as store, store.noted(metrics.Role.CONTROLLER, lambda: facts):
         info = await store.wait_until_ready()
         await store.check_has_key()
         workers = await hosted_workers(settings, store)
@@ -61,7 +63,7 @@ async def serve_controller(settings: ControllerSettings) -> int:
                 output=followers(settings, backend, store.logs, store.endpoints),
             )
 
-        config = replace(_config(settings), one_tenant_reason=workers.one_tenant_reason)
+        config = replace(base, one_tenant_reason=workers.one_tenant_reason)
         running = Controller(config, store, backend, make_reconciler)
         on_end(running.stop)
         collect_rarely()

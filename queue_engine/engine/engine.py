@@ -32,6 +32,7 @@ from queue_engine.engine.search import Search
 from queue_engine.engine.series import FigureSeries
 from queue_engine.engine.sessions import SessionPrincipals, Sessions
 from queue_engine.engine.submissions import Submissions
+from queue_engine.engine.system import System
 from queue_engine.engine.task_lists import TaskLists
 from queue_engine.engine.tenant_limits import TenantLimits
 from queue_engine.engine.tenants import Tenants
@@ -117,6 +118,7 @@ class Engine:
         self.keys = Keys(store.api_keys, store.endpoints, self.audit)
         self.sessions = Sessions(store.sessions, SessionPrincipals(store.sessions, monotonic=monotonic))
         self.agent_tokens = AgentTokens(store.agent_tokens, self.audit)
+        self.system = System(store, tenant_limits, monotonic=monotonic)
         self.tenants = Tenants(store.tenants, tenant_limits, self.audit)
         self.listings = Listings(store.endpoints, store.workers)
         self.agent_work = AgentWork(store, agent_times, local_agents=local_agents)

@@ -118,6 +118,19 @@ class TenantLimits:
         if of_tenant and (await self._use(tenant)).workers - before + wanted > of_tenant:
             raise Reached(Limit.WORKERS, of_tenant).error()
 
+    async def use_of(self, tenant: str) -> dict[Limit, tuple[int, int]]:
+        """Return what the tenant uses and may use, for the limits whose use is summed up; 0: no limit.
+
+        Raises StoreUnavailable if the limits cannot be read.
+        """
+        limits, use = await self.of(tenant), await self._use(tenant)
+        return {
+            Limit.WORKERS: (use.workers, limits[Limit.WORKERS] or 0),
+            Limit.STORED_BYTES: (use.stored_bytes, await self._max_stored_bytes(limits)),
+            Limit.WAITING_TASKS: (use.waiting_tasks, limits[Limit.WAITING_TASKS] or 0),
+            Limit.WAITING_DELIVERIES: (use.waiting_deliveries, limits[Limit.WAITING_DELIVERIES] or 0),
+        }
+
     async def check_room(self, tenant: str) -> None:
         """Check that the tenant may store more. Raises QuotaReached."""
         await self._check(tenant, _no_room)

@@ -46,6 +46,13 @@ CREDENTIAL_IDS = "{qe}:credential-ids"
 """Counter that numbers the registry credentials."""
 PROCESSES = "{qe}:processes"
 """Sorted set: data format and name of each running process except agents, by the expiry of its note; expires."""
+
+
+def process_facts(name: str) -> str:
+    """String: facts of a running process, such as its version, as JSON; expires."""
+    return f"{{qe}}:process:{name}"
+
+
 FIRST_TENANT = "{qe}:first-tenant"
 """The tenant that is about to create the first endpoint, while only one tenant may have endpoints; expires."""
 PLATFORM_PROBLEM = "{qe}:platform-problem"

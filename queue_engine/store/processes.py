@@ -11,22 +11,37 @@ older processes. So either the process finds the migration and does not start, o
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from queue_engine import __version__
 from queue_engine.aio import end_tasks, run_forever
-from queue_engine.store.keys import PROCESSES
+from queue_engine.domain.system import Certificate, RunningProcess
+from queue_engine.store.keys import PROCESSES, process_facts
 from queue_engine.store.redis.client import unavailability
 
 LEASE_MS = 30_000
 """A process that has not noted itself for this long is assumed to be dead."""
 NOTE_SECONDS = LEASE_MS / 3000
+MAX_PROCESSES = 1000
+"""Limit of the processes that are listed."""
+
+Facts = Callable[[], Mapping[str, Any]]
+"""Returns what a process tells about itself: `controller`, the name under which it leads, and `certificates`, each a
+setting and the end of its certificate in epoch milliseconds."""
+
+
+def no_facts() -> Mapping[str, Any]:
+    """Return the facts of a process that has none besides its version."""
+    return {}
 
 
 class Processes:
@@ -35,19 +50,43 @@ class Processes:
     def __init__(self, redis: Redis, data_format: int) -> None:
         self._redis = redis
         self._format = data_format
+        self._started_at_ms: int | None = None
 
-    async def note(self, name: str) -> None:
+    async def note(self, name: str, facts: Facts = no_facts) -> None:
         """Note that the process runs. Raises RedisError."""
         now_ms = await self._now_ms()
+        self._started_at_ms = self._started_at_ms or now_ms
+        told = json.dumps({"version": __version__, "started": self._started_at_ms, **facts()})
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.zadd(PROCESSES, {f"{self._format}:{name}": now_ms + LEASE_MS})
         pipeline.zremrangebyscore(PROCESSES, "-inf", now_ms)
         pipeline.pexpire(PROCESSES, 2 * LEASE_MS)
+        pipeline.set(process_facts(name), told, px=LEASE_MS)
         await pipeline.execute()
 
     async def remove(self, name: str) -> None:
         """Remove the note of a process that has ended; does nothing when there is no note."""
-        await self._redis.zrem(PROCESSES, f"{self._format}:{name}")
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.zrem(PROCESSES, f"{self._format}:{name}")
+        pipeline.delete(process_facts(name))
+        await pipeline.execute()
+
+    async def running(self) -> list[RunningProcess]:
+        """Return the processes whose notes have not expired, by their names."""
+        found = await self._redis.zrangebyscore(
+            PROCESSES, await self._now_ms(), "+inf", start=0, num=MAX_PROCESSES, withscores=True
+        )
+        noted = [(*one.decode().partition(":")[::2], int(until)) for one, until in found]
+        if not noted:
+            return []
+        texts: Sequence[bytes | None] = await self._redis.mget([process_facts(name) for _, name, _ in noted])
+        return sorted(
+            (
+                _running(name, int(number), until - LEASE_MS, json.loads(text) if text else {})
+                for (number, name, until), text in zip(noted, texts, strict=True)
+            ),
+            key=lambda one: one.name,
+        )
 
     async def older(self) -> list[str]:
         """Return the names of the running processes that write an older format than this process."""
@@ -56,11 +95,11 @@ class Processes:
         return [name for number, _, name in pairs if int(number) < self._format]
 
     @asynccontextmanager
-    async def noted(self, name: str) -> AsyncIterator[None]:
+    async def noted(self, name: str, facts: Facts = no_facts) -> AsyncIterator[None]:
         """Renew the note of a process until the end of the block, then remove it. Call `note` before."""
 
         async def note() -> int:
-            await self.note(name)
+            await self.note(name, facts)
             return 0
 
         async def keep_noted() -> None:
@@ -79,6 +118,18 @@ class Processes:
     async def _now_ms(self) -> int:
         seconds, micros = await self._redis.time()
         return int(seconds) * 1000 + int(micros) // 1000
+
+
+def _running(name: str, data_format: int, noted_at_ms: int, told: Mapping[str, Any]) -> RunningProcess:
+    return RunningProcess(
+        name,
+        data_format,
+        noted_at_ms,
+        version=told.get("version"),
+        started_at_ms=told.get("started"),
+        controller_id=told.get("controller"),
+        certificates=[Certificate(setting, at_ms) for setting, at_ms in told.get("certificates", ())],
+    )
 
 
 def process_name(role: str) -> str:

@@ -17,6 +17,7 @@ from queue_engine.config.store_url import Topology, parse_store_url
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.data_formats import FIRST_FORMAT, format_refusal
 from queue_engine.domain.errors import EngineError, StoreUnavailable
+from queue_engine.domain.system import SystemFacts
 from queue_engine.domain.vulnerabilities import known_vulnerabilities
 from queue_engine.observability import metrics
 from queue_engine.store import keys, migrations
@@ -44,7 +45,7 @@ from queue_engine.store.operation_steps import OperationSteps
 from queue_engine.store.operations import OperationStore
 from queue_engine.store.outbox.outbox import DEFAULT_MAX_AGE_MS, Outbox
 from queue_engine.store.platform_note import PlatformNote
-from queue_engine.store.processes import Processes, process_name
+from queue_engine.store.processes import Facts, Processes, no_facts, process_name
 from queue_engine.store.queue import TaskQueue
 from queue_engine.store.recoveries import RecoveryStore
 from queue_engine.store.redis.client import check_tls_files, close, connect, store_errors, unavailability
@@ -53,6 +54,7 @@ from queue_engine.store.redis.sentinel import MasterPool
 from queue_engine.store.rotation import Rotation
 from queue_engine.store.script_runner import STORE_DURABILITY, ScriptRunner, load_missing
 from queue_engine.store.series import SeriesStore
+from queue_engine.store.server_facts import facts_of
 from queue_engine.store.sessions import SessionStore
 from queue_engine.store.standings import StandingStore
 from queue_engine.store.sweeper import Sweeper
@@ -135,6 +137,7 @@ class Store:
         self._steps = migrations.MIGRATIONS if steps is None else steps
         self._process: str | None = None
         """The name in this process's note; None when the process does not note itself."""
+        self._facts: Facts = no_facts
         kept_seconds = agent_kept_seconds if is_agent else None
         self.redis = connect(self._address, max_connections=max_connections, kept_seconds=kept_seconds)
         # In a cluster a blocking read waits on each partition separately. An agent's read that is repeated after a lost
@@ -204,10 +207,10 @@ class Store:
         return GivenUpBuild(self.redis, records, self.given_up)
 
     @asynccontextmanager
-    async def noted(self, role: str) -> AsyncIterator[None]:
+    async def noted(self, role: str, facts: Facts = no_facts) -> AsyncIterator[None]:
         """Note during the block that this process runs, so that no migration to a format unknown to it begins."""
-        self._process = process_name(role)
-        async with self.processes.noted(self._process):
+        self._process, self._facts = process_name(role), facts
+        async with self.processes.noted(self._process, facts):
             yield
 
     def queue(self, *, endpoint_id: str, worker_id: str, lease_ms: int, is_served: bool = False) -> TaskQueue:
@@ -331,6 +334,20 @@ class Store:
         facts = [await client.info("memory") for client in (await self._masters()).values()]
         return min(int(memory.get("maxmemory", 0)) for memory in facts)
 
+    async def system_facts(self) -> SystemFacts:
+        """Return the facts of the store's servers and of the processes that use it. Raises StoreUnavailable."""
+        async with store_errors():
+            masters = await self._masters()
+            servers = await asyncio.gather(*(facts_of(where, client) for where, client in masters.items()))
+            processes, leader = await self.processes.running(), await self.redis.get(keys.LEADER)
+            return SystemFacts(
+                await self.now_ms(),
+                servers,
+                processes,
+                None if leader is None else leader.decode(),
+                await self.platform_note.read(),
+            )
+
     async def max_clients(self) -> int | None:
         """Return the maximum number of connections to the server, to the smallest master of a cluster.
 
@@ -425,7 +442,7 @@ class Store:
     async def _check_format(self) -> None:
         """Check that this version may use the data; a store without data gets the newest format."""
         if self._process is not None:  # note first, so that a migration that begins after the check finds this process
-            await self.processes.note(self._process)
+            await self.processes.note(self._process, self._facts)
         found = await self._noted(keys.FORMAT, str(self.data_format))
         progress = progress_from(await self.redis.hget(keys.META, keys.MIGRATION))  # type: ignore[misc]
         refusal = format_refusal(

@@ -269,6 +269,8 @@ async def _keys_scenario(api: RunningApi) -> None:
     await api.client.get("/v2/me")
     await api.client.post("/v2/console-links")
     await api.client.get("/v2/templates")
+    await api.client.get("/v2/catalogue")
+    await api.client.get("/v2/system")
     answer = await api.post("/v2/keys", {"name": "dashboard", "role": "read"})
     key = answer.json()["data"]
     await api.post("/v2/keys", {"name": "no role"})

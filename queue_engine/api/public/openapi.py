@@ -26,6 +26,7 @@ _TAGS = [
     {"name": "credentials", "description": "Credentials for the registries of images"},
     {"name": "keys", "description": "API keys, their roles, and the changes made with them"},
     {"name": "events", "description": "Streams of the states of endpoints, tasks, logs and operations"},
+    {"name": "system", "description": "The state of the installation: warnings, store, processes, use of a tenant"},
     {"name": "tenants", "description": "Tenants and their limits, for operators"},
     {"name": TAG, "description": "Requests that the engine sends to the webhooks of tasks and endpoints"},
     {"name": "operations", "description": "Health, metrics and documentation; no API key is needed"},

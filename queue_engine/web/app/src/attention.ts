@@ -18,9 +18,10 @@ export interface WorkerFacts {
 
 export interface Concern {
   tone: "bad" | "warn";
+  /** Id of the endpoint; of a destination its origin; empty for the installation. */
   endpoint: string;
   name: string;
-  kind: "workers" | "deliveries" | "no workers";
+  kind: "workers" | "deliveries" | "no workers" | "destination" | "system";
   title: string;
   /** Text of others, such as the error of a worker; null without one. */
   detail: string | null;
@@ -58,6 +59,29 @@ export function concernsOf(endpoint: EndpointFacts, workers: readonly WorkerFact
     concerns.push({ ...about, tone: "warn", kind: "deliveries", title, detail: null, worker: null, weight: 100 + Math.min(99, givenUp) });
   }
   return concerns;
+}
+
+export interface DestinationFacts {
+  destination: string;
+  origin: string;
+  standing: string;
+  waiting: number;
+}
+
+/** Return a concern for each destination that is paused. `words` tells the latest error. */
+export function destinationConcerns(all: readonly DestinationFacts[], words: (one: DestinationFacts) => string): Concern[] {
+  return all.filter((one) => one.standing === "PARKED").map((one) => {
+    const waiting = one.waiting === 1 ? "1 result waits" : `${one.waiting} results wait`;
+    return { tone: "warn", endpoint: one.origin, name: one.destination, kind: "destination", title: `deliveries are paused, ${waiting}.`, detail: words(one), worker: null, weight: 200 + Math.min(99, one.waiting) };
+  });
+}
+
+/** Return a concern for each warning of the installation. */
+export function systemConcerns(warnings: readonly { level: string; message: string }[]): Concern[] {
+  return warnings.map((one, index) => {
+    const isBad = one.level === "bad";
+    return { tone: isBad ? "bad" : "warn", endpoint: "", name: "", kind: "system", title: one.message, detail: null, worker: null, weight: (isBad ? 2000 : 300) - index };
+  });
 }
 
 /** Return the worst concerns, the worst first, and how many are left out. */

@@ -2,11 +2,13 @@ import { render } from "preact";
 import { LocationProvider, Route, Router } from "preact-iso";
 import { useEffect, useState } from "preact/hooks";
 import { ApiError, get, isLoggedOut, logIn, type Me } from "./api.ts";
-import { Empty, ErrorNotice, Title } from "./parts/common.tsx";
+import { forgetDrafts } from "./drafts.ts";
+import { ErrorNotice, Title } from "./parts/common.tsx";
 import { Shell } from "./parts/shell.tsx";
 import { BASE } from "./place.ts";
 import { AuditScreen } from "./screens/audit.tsx";
 import { BulkScreen, OperationScreen } from "./screens/bulk.tsx";
+import { CreateScreen } from "./screens/create.tsx";
 import { DeliveriesScreen, DestinationScreen } from "./screens/deliveries.tsx";
 import { EndpointScreen } from "./screens/endpoint.tsx";
 import { EndpointsScreen } from "./screens/endpoints.tsx";
@@ -14,6 +16,7 @@ import { KeysScreen } from "./screens/keys.tsx";
 import { Login } from "./screens/login.tsx";
 import { OverviewScreen } from "./screens/overview.tsx";
 import { StartScreen } from "./screens/start.tsx";
+import { SystemScreen } from "./screens/system.tsx";
 import { TaskScreen } from "./screens/task.tsx";
 import { TasksScreen } from "./screens/tasks.tsx";
 import { WorkerScreen } from "./screens/worker.tsx";
@@ -55,12 +58,12 @@ function Console() {
     case "opening": return <main id="main" class="login" aria-busy="true"><Title text="Console" /></main>;
     case "login": return <Login because={stage.because} done={() => void enter()} />;
     case "failed": return <main id="main" class="login"><Title text="Console" /><ErrorNotice error={stage.error} again={() => void enter()} /></main>;
-    case "open": return <Views ended={() => { forgetSession(); setStage({ kind: "login", because: "You are logged out." }); }} />;
+    case "open": return <Views ended={() => { forgetSession(); forgetDrafts(); setStage({ kind: "login", because: "You are logged out." }); }} />;
   }
 }
 
 function Views({ ended }: { ended: () => void }) {
-  if (me.value?.tenant === null) return <Shell ended={ended}><Title text="Operator" /><h1>Operator's key</h1><Empty>An operator's key manages tenants on the command line and sees no tenant's data. Log in with a key of a tenant.</Empty></Shell>;
+  if (me.value?.tenant === null) return <OperatorViews ended={ended} />;
   return (
     <LocationProvider scope={BASE}>
       <Shell ended={ended}>
@@ -68,6 +71,7 @@ function Views({ ended }: { ended: () => void }) {
           <Route path={BASE} component={OverviewScreen} />
           <Route path={`${BASE}/start`} component={StartScreen} />
           <Route path={`${BASE}/endpoints`} component={EndpointsScreen} />
+          <Route path={`${BASE}/endpoints/new`} component={CreateScreen} />
           <Route path={`${BASE}/endpoints/:endpoint/:tab?`} component={EndpointScreen} />
           <Route path={`${BASE}/tasks`} component={TasksScreen} />
           <Route path={`${BASE}/tasks/:endpoint/:task`} component={TaskScreen} />
@@ -79,9 +83,19 @@ function Views({ ended }: { ended: () => void }) {
           <Route path={`${BASE}/bulk/:endpoint/:operation`} component={OperationScreen} />
           <Route path={`${BASE}/keys`} component={KeysScreen} />
           <Route path={`${BASE}/audit`} component={AuditScreen} />
+          <Route path={`${BASE}/system`} component={SystemScreen} />
           <Route default component={NoView} />
         </Router>
       </Shell>
+    </LocationProvider>
+  );
+}
+
+/** An operator's key sees the installation and no tenant's data. */
+function OperatorViews({ ended }: { ended: () => void }) {
+  return (
+    <LocationProvider scope={BASE}>
+      <Shell ended={ended}><SystemScreen /><p class="muted">This is an operator's key. It manages tenants with <code>queue-engine tenants</code>, and sees no tenant's data: log in with a key of a tenant for that.</p></Shell>
     </LocationProvider>
   );
 }

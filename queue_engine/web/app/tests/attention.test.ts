@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { concernsOf, lacksWorkers, worst } from "../src/attention.ts";
+import { concernsOf, destinationConcerns, lacksWorkers, systemConcerns, worst } from "../src/attention.ts";
 
 const endpoint = (changes = {}) => ({ id: "7", name: "echo", status: "RUNNING", totalWorkers: 2, runningWorkers: 2, queuedTasks: 0, ...changes });
 const worker = (changes = {}) => ({ workerId: "w-1", status: "RUNNING", error: null, restarts: 0, ...changes });
@@ -37,4 +37,16 @@ test("the worst come first, at most seven", () => {
   const { list, more } = worst([...all, ...crash]);
   assert.equal(list[0]!.name, "z");
   assert.deepEqual([list.length, more], [7, 3]);
+});
+
+test("a paused destination is a concern, and one that is only slow is none", () => {
+  const facts = { destination: "https://h:443", origin: "https:h:443", waiting: 1 };
+  const found = destinationConcerns([{ ...facts, standing: "PARKED" }, { ...facts, standing: "DEGRADED" }], () => "reset");
+  assert.deepEqual(found.map((one) => [one.name, one.title, one.detail]), [["https://h:443", "deliveries are paused, 1 result waits.", "reset"]]);
+});
+
+test("what stops all work comes before broken workers", () => {
+  const broken = concernsOf(endpoint({ status: "FAILED" }), [], 0);
+  const system = systemConcerns([{ level: "bad", message: "no controller leads" }, { level: "warn", message: "versions differ" }]);
+  assert.deepEqual(worst([...broken, ...system]).list.map((one) => one.title), ["no controller leads", "No worker comes up.", "versions differ"]);
 });

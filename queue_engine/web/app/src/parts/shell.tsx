@@ -36,7 +36,7 @@ export function Shell({ children, ended }: { children: ComponentChildren; ended:
   const go = (...parts: string[]) => () => route(viewUrl(...parts));
   useKeys({
     "?": () => setHelps(true), l: () => { isPaused.value = !isPaused.value; },
-    "g o": () => route(BASE), "g e": go("endpoints"), "g t": go("tasks"), "g d": go("deliveries"), "g w": go("workers"), "g b": go("bulk"), "g k": go("keys"), "g a": go("audit"),
+    "g o": () => route(BASE), "g e": go("endpoints"), "g t": go("tasks"), "g d": go("deliveries"), "g w": go("workers"), "g b": go("bulk"), "g k": go("keys"), "g a": go("audit"), "g s": go("system"),
   });
   useChords();
   return (
@@ -119,9 +119,10 @@ function Sections() {
     <li><a href={url} aria-current={isHere ? "page" : undefined}><span>{word}</span></a></li>
   );
   const isIn = (section: string) => path.startsWith(viewUrl(section));
+  const system = link(viewUrl("system"), "System", isIn("system"));
   return (
     <nav class="nav" aria-label="Sections">
-      <ul>
+      {me.value?.tenant === null ? null : <ul>
         {link(BASE, "Overview", path === BASE || path === `${BASE}/`)}
         {link(viewUrl("endpoints"), "Endpoints", isIn("endpoints"))}
         {link(viewUrl("workers"), "Workers", isIn("workers"))}
@@ -129,16 +130,17 @@ function Sections() {
         {link(viewUrl("deliveries"), "Deliveries", isIn("deliveries"))}
         {link(viewUrl("bulk"), "Bulk operations", isIn("bulk"))}
         {can("manage_tenant") ? link(viewUrl("start"), "First task", isIn("start")) : null}
-      </ul>
+      </ul>}
       {can("manage") ? (
         <>
           <h2>Settings</h2>
           <ul>
             {link(viewUrl("keys"), "API keys", isIn("keys"))}
             {can("manage_tenant") ? link(viewUrl("audit"), "Audit log", isIn("audit")) : null}
+            {system}
           </ul>
         </>
-      ) : null}
+      ) : <ul>{system}</ul>}
     </nav>
   );
 }

@@ -1,13 +1,15 @@
 import { useEffect, useRef } from "preact/hooks";
-import { type Counts, type Endpoint, get, type Worker } from "../api.ts";
-import { type Concern, concernsOf, lacksWorkers, worst } from "../attention.ts";
+import { type Counts, type Endpoint, get, type Schemas, type Worker } from "../api.ts";
+import { type Concern, concernsOf, destinationConcerns, lacksWorkers, systemConcerns, worst } from "../attention.ts";
 import { Card, Empty, Foreign, Notice, Read, Title } from "../parts/common.tsx";
 import { EndpointsTable, type Shortened } from "../parts/endpoints-table.tsx";
 import { State } from "../parts/shapes.tsx";
 import { isLive } from "../events.ts";
 import { viewUrl } from "../place.ts";
 import { usePolled } from "../polled.ts";
+import { errorWords } from "./deliveries.tsx";
 import { StartScreen } from "./start.tsx";
+import { readSystem } from "./system.tsx";
 import { can, isPaused, now, zone } from "../state.ts";
 import { countText, timeText } from "../times.ts";
 
@@ -15,6 +17,8 @@ import { countText, timeText } from "../times.ts";
 const MAX_COUNTED = 20;
 const EVERY_MS = 5000;
 const EXTRAS_MS = 10_000;
+
+type Destination = Schemas["DestinationView"];
 
 interface Shown {
   endpoints: Shortened[];
@@ -34,8 +38,17 @@ async function read(signal: AbortSignal): Promise<Shown> {
   }));
   const lacking = endpoints.filter(lacksWorkers).slice(0, MAX_COUNTED);
   const workers = new Map(await Promise.all(lacking.map(async (one) => [one.id, await get<Worker[]>(["serverless", one.id, "workers"], {}, signal)] as const)));
-  const concerns = endpoints.flatMap((one) => concernsOf(one, workers.get(one.id) ?? [], givenUp.get(one.id) ?? 0));
+  const [system, destinations] = await Promise.all([readSystem(signal), readDestinations(signal)]);
+  const concerns = [
+    ...systemConcerns(system.warnings), ...destinationConcerns(destinations, (one) => errorWords((one as Destination).lastError)),
+    ...endpoints.flatMap((one) => concernsOf(one, workers.get(one.id) ?? [], givenUp.get(one.id) ?? 0)),
+  ];
   return { endpoints, counts, concerns, counted: queues.length };
+}
+
+/** Destinations belong to no endpoint, so a key that is limited to some endpoints does not see them. */
+async function readDestinations(signal: AbortSignal): Promise<Destination[]> {
+  return can("view_tenant") ? get<Destination[]>(["destinations"], {}, signal) : [];
 }
 
 /** Put the endpoints of an event in place of those that were read. What is not in the event stays for a while. */
@@ -80,7 +93,7 @@ function Attention({ concerns, asOf }: { concerns: Concern[]; asOf: number }) {
     <Card id="attention" title="Needs attention" aside={<span class="muted">{count}</span>}>
       {list.length === 0 ? <Empty>Nothing was found wrong at {timeText(asOf + now.value - Date.now(), zone.value, now.value)}.</Empty> : (
         <div class="body stack tight">
-          {list.map((one) => <ConcernNote key={`${one.endpoint} ${one.kind}`} concern={one} />)}
+          {list.map((one) => <ConcernNote key={`${one.endpoint} ${one.kind} ${one.title}`} concern={one} />)}
           {more > 0 ? <div class="muted">{more} more in the list of endpoints.</div> : null}
         </div>
       )}
@@ -89,6 +102,8 @@ function Attention({ concerns, asOf }: { concerns: Concern[]; asOf: number }) {
 }
 
 function ConcernNote({ concern }: { concern: Concern }) {
+  if (concern.kind === "system") return <Notice tone={concern.tone}><State tone={concern.tone === "bad" ? "failed" : "scheduled"}>system</State> <b><Foreign text={concern.title} limit={600} /></b> <a href={viewUrl("system")}>Open the system</a></Notice>;
+  if (concern.kind === "destination") return <Notice tone={concern.tone}><State tone="scheduled">deliveries</State> <b><a href={viewUrl("deliveries", concern.endpoint)}><Foreign text={concern.name} limit={120} /></a>: {concern.title}</b> {concern.detail ? <Foreign text={concern.detail} limit={100} /> : null}</Notice>;
   const target = concern.kind === "workers" && concern.worker ? viewUrl("workers", concern.endpoint, concern.worker) : null;
   return (
     <Notice tone={concern.tone}>
