@@ -49,6 +49,7 @@ from queue_engine.api.v2.task_operations import TaskOperationRoutes
 from queue_engine.api.v2.tasks import TaskRoutes
 from queue_engine.api.v2.templates import TemplateRoutes
 from queue_engine.api.v2.tenants import TenantRoutes
+from queue_engine.api.v2.webhook_tests import WebhookTestRoutes
 from queue_engine.api.v2.workers import WorkerRoutes
 from queue_engine.config.engine import ApiSettings
 from queue_engine.domain.catalogue import Catalogue
@@ -150,6 +151,7 @@ def create_app(
         operations += ConsoleLinkRoutes(services, lambda scope: f"{origins.of(scope)}{prefix}/console").operations()
     operations += AuditRoutes(services).operations()
     operations += DestinationRoutes(services).operations()
+    operations += WebhookTestRoutes(services).operations()
     operations += SearchRoutes(services).operations()
     operations += ErrorGroupRoutes(services).operations()
     operations += SeriesRoutes(services).operations()

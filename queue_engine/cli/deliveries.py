@@ -10,6 +10,15 @@ import typer
 from queue_engine.cli.client import ENDPOINTS, Data, WrongUse
 from queue_engine.cli.command import PANEL, Endpoint, Session, Yes, command
 from queue_engine.cli.operations import Detached, DryRun, OlderThan, Selected, change_tasks
+from queue_engine.cli.command import (
+    EXIT_REFUSED,
+    PANEL,
+    Endpoint,
+    Session,
+    Yes,
+    command,
+    secret_in_environment,
+)
 from queue_engine.cli.output import Column
 from queue_engine.cli.task_filters import FILTER_OPTIONS
 
@@ -38,6 +47,9 @@ _DESTINATIONS = (
     Column("NEXT ATTEMPT", "nextAttemptAt", "time"),
     Column("ERROR", "lastError"),
 )
+_TESTED = ("delivered", "message", "destination", "status", "error", "durationMs", "response")
+TEST_SECONDS = 30.0
+"""Time for which the API may hold the request for a test."""
 _RESULTS = {
     "queued": "is sent now",
     "due": "is already being sent",
@@ -155,6 +167,30 @@ def resume_destination(
     processes = done.members().get("processes")
     text = "is probed within 5 seconds" if processes else "is not paused"
     session.show(done, lambda: session.screen.line(f"destination {destination} {text}"))
+
+
+@command(group, "test")
+def send_test_event(
+    session: Session,
+    endpoint: Endpoint,
+    webhook: Annotated[
+        str | None, typer.Option(help="URL of the receiver; by default the webhook of the endpoint")
+    ] = None,
+) -> None:
+    """Send a signed test event to a webhook, as results are sent, and show what came of it.
+
+    The key of the receiver is in QUEUE_ENGINE_WEBHOOK_AUTH_KEY, or in the file that QUEUE_ENGINE_WEBHOOK_AUTH_KEY_FILE
+    names. The exit status is 1 if the receiver did not accept the event.
+    """
+    key = secret_in_environment("QUEUE_ENGINE_WEBHOOK_AUTH_KEY")
+    asked = {"webhook": webhook, "webhookAuthKey": key}
+    body = json.dumps({name: value for name, value in asked.items() if value is not None}).encode()
+    path = (ENDPOINTS, session.api.endpoint_id(endpoint), "webhook-test")
+    done = session.api.send("POST", *path, body=body, holds=TEST_SECONDS)
+    result = done.members()
+    session.show(done, lambda: session.screen.detail({name: result.get(name) for name in _TESTED}))
+    if not result.get("delivered"):
+        raise typer.Exit(EXIT_REFUSED)
 
 
 def _send(session: Session, endpoint: str, task: str, order: str) -> None:

@@ -12,6 +12,7 @@ from queue_engine.delivery.guard import Guard
 from queue_engine.delivery.loopback import LoopbackSender
 from queue_engine.delivery.sender import SenderLimits, open_sender
 from queue_engine.delivery.service import DeliveryConfig, DeliveryService
+from queue_engine.delivery.webhook_tests import WebhookTester
 from queue_engine.domain.retry import Schedule
 from queue_engine.net.authorities import Authorities
 from queue_engine.net.resolver import CachingResolver, DnsLookup
@@ -49,7 +50,15 @@ async def serve_delivery(settings: DeliverySettings) -> int:
             sender = alone if settings.webhook_loopback else strict
             max_age_ms = int(config.schedule.longest_seconds * 1000) + PARKED_MS
             outbox = store.outbox(max_age_ms=max_age_ms)
-            service = DeliveryService(config, outbox, sender, seen_addresses=resolver.seen, standings=store.standings)
+            tester = WebhookTester(store.webhook_tests, store.endpoints, sender, config.attempt_seconds)
+            service = DeliveryService(
+                config,
+                outbox,
+                sender,
+                seen_addresses=resolver.seen,
+                standings=store.standings,
+                tester=tester,
+            )
             on_end(service.drain)
             collect_rarely()
             log.info("started", extra={"max_attempts": config.schedule.max_attempts, "slots": config.slots})

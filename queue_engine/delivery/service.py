@@ -80,6 +80,14 @@ class Standings(Protocol):
     async def write(self, process: str, notes: Sequence[TenantNote]) -> list[tuple[str, str]]: ...
 
 
+class Tester(Protocol):
+    """Sends tests of webhooks."""
+
+    async def step(self) -> int: ...
+
+    async def aclose(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class DeliveryConfig:
     """Times in seconds."""
@@ -107,8 +115,9 @@ class DeliveryService:
         *,
         seen_addresses: Callable[[str], Sequence[str]] = lambda _: (),
         standings: Standings | None = None,
+        tester: Tester | None = None,
     ) -> None:
-        """`standings` gets the notes of this process; without it, none are written.
+        """`standings` gets the notes of this process; without it, none are written. `tester` sends tests of webhooks.
 
         `seen_addresses` returns the addresses of a host name as the latest lookup has found them.
         """
@@ -116,6 +125,7 @@ class DeliveryService:
         self._outbox = outbox
         self._sender = sender
         self._standings = standings
+        self._tester = tester
         self._has_noted = False
         limits = ShareLimits(slots=config.slots, lanes=LaneLimits(breaker=BreakerLimits(parking=PARKING)))
         self._shares: Shares[OutboxEntry] = Shares(limits, network_of=Networks(seen_addresses).of)
@@ -150,6 +160,7 @@ class DeliveryService:
             _loop(self._park, "park"),
             _loop(self._shelve, "shelve"),
             _loop(self._take, "take"),
+            *([_loop(self._tester.step, "webhook tests")] if self._tester is not None else []),
         ]
         try:
             await self._draining.wait()
@@ -157,6 +168,8 @@ class DeliveryService:
             await self._finish()
         finally:
             await end_tasks(*feeding, *background, *self._attempts)
+            if self._tester is not None:
+                await self._tester.aclose()
 
     # Feeding the lanes
 

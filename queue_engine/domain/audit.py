@@ -30,6 +30,7 @@ class Action(StrEnum):
     REDELIVER_RESULT = "redeliver_result"
     RECOVER_DELIVERIES = "recover_deliveries"
     CANCEL_RECOVERY = "cancel_recovery"
+    TEST_WEBHOOK = "test_webhook"
     RESUME_DESTINATION = "resume_destination"
     START_OPERATION = "start_operation"
     CANCEL_OPERATION = "cancel_operation"
@@ -99,6 +100,10 @@ def task_target(endpoint_id: str, task_id: str) -> str:
 
 def worker_target(endpoint_id: str, worker_id: str) -> str:
     return f"endpoint {endpoint_id}, worker {worker_id}"
+
+
+def webhook_test_target(endpoint_id: str, destination: str) -> str:
+    return f"endpoint {endpoint_id}, destination {destination}"
 
 
 def destination_target(destination: str) -> str:

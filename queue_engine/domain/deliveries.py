@@ -85,6 +85,34 @@ def worker_event_body(event: WorkerEvent) -> bytes:
     return _json(body).encode()
 
 
+@dataclass(frozen=True)
+class WebhookTest:
+    """An event without meaning, which a client sends to see whether a webhook works. It has one attempt."""
+
+    test_id: str
+    endpoint_id: str
+    tenant: str
+    url: str
+    auth_key: str | None = field(repr=False)
+    """The key that the receiver gets; None: none. A key that signs is not sent."""
+
+    @property
+    def message_id(self) -> str:
+        """The `webhook-id`."""
+        return f"msg_test_{self.test_id}"
+
+
+def webhook_test_body(test: WebhookTest, at_ms: int) -> bytes:
+    """Return the JSON body of a test."""
+    body = {
+        "type": "webhook.test",
+        "endpointId": test.endpoint_id,
+        "message": "A test of this webhook",
+        "timestamp": webhook_time(at_ms),
+    }
+    return _json(body).encode()
+
+
 def task_result_body(result: TaskResult, *, retry_count: int) -> bytes:
     """Return the JSON body for attempt number `retry_count` (1 for the first). The output is included byte for byte."""
     body: dict[str, object] = {
@@ -147,6 +175,22 @@ class WebhookResponse:
     phases: Phases = Phases()
 
 
+def in_words(response: WebhookResponse) -> str:
+    """Return the result of an attempt as a sentence."""
+    if response.status is None:
+        return response.excerpt
+    took = f"after {response.duration_seconds:.2f} s"
+    if response.error_type is None:
+        return f"the receiver accepted it with status {response.status} {took}"
+    hint = _HINTS.get(response.error_type, "")
+    return f"the receiver responded with status {response.status} {took}{hint}"
+
+
+_HINTS = {
+    "redirect": "; redirects are not followed, so give the URL that it leads to",
+    "gone": "; a delivery is given up at once after it",
+    "rate_limited": "; deliveries wait as long as its Retry-After asks for",
+}
 UNRESOLVED = "the host name does not resolve to an address that is allowed"
 
 

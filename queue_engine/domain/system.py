@@ -85,7 +85,7 @@ class StoreServer:
     """Duration of a call that does nothing, from this process."""
     appends_to_file: bool
     write_error: str | None
-    """What of the persistence has failed; None: nothing."""
+    """Part of the persistence that fails; None if all of it works."""
     saved_at_ms: int | None
     """Time of the latest snapshot; None: there was none."""
     replicas: Sequence[Replica] = ()
@@ -149,7 +149,7 @@ TENANT_TEXTS = {
     Concern.PLATFORM_AWAY: "the platform of the workers does not respond, so workers are neither started nor stopped",
     Concern.CONTROLLER_SILENT: "a controller is silent, and may have ended",
 }
-"""The concerns that tenants are told, in words that name no process, address or size."""
+"""The concerns that tenants see, in words that name no process, address or size."""
 
 
 @dataclass(frozen=True)

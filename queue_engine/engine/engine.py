@@ -40,6 +40,7 @@ from queue_engine.engine.topics import Topics
 from queue_engine.engine.upstreams import Listings
 from queue_engine.engine.waiting import WaitingReasons
 from queue_engine.engine.waits import DEFAULT_WAIT_LIMITS, WaitLimits, Waits
+from queue_engine.engine.webhook_tests import WebhookTesting
 from queue_engine.engine.workers import Workers
 from queue_engine.rules.webhook_urls import DestinationRules
 from queue_engine.store.store import Store
@@ -84,6 +85,7 @@ class Engine:
         self.operations = TaskOperations(store.operations, store.endpoints, tenant_limits, self.audit)
         self.deliveries = Deliveries(store.tasks, store.deliveries, store.given_up, store.recoveries, self.audit)
         self.workers = Workers(store.endpoints, store.workers, self.audit)
+        self.webhook_tests = WebhookTesting(store.webhook_tests, destinations, sealer, self.audit)
         self.destinations = DestinationNotes(store.standings, self.audit)
         self.queries = Queries(store.tasks, store.workers, store.logs, store.endpoint_logs)
         self.waiting = WaitingReasons(

@@ -34,7 +34,7 @@ class SystemState:
     facts: SystemFacts | None
     """None for keys of tenants."""
     use: Mapping[Limit, tuple[int, int]] | None
-    """What the tenant uses and may use; None for operators, and for keys that do not see the tenant."""
+    """Use and value of the tenant's limits; None for operators, and for keys that do not see the tenant."""
 
 
 class System:

@@ -384,6 +384,15 @@ class EndpointStore:
         sealed: bytes | None = await self._redis.hget(self._partitions.of(endpoint_id).endpoint, "signing")  # type: ignore[misc]
         return open_signing_secret(self._sealer, endpoint_id, sealed.decode()) if sealed else None
 
+    async def signing_secrets(self, endpoint_id: str, now_ms: int) -> tuple[str, ...]:
+        """Return the secrets that sign the endpoint's webhooks now, the newest first. Raises as `signing_secret`."""
+        key = self._partitions.of(endpoint_id).endpoint
+        current, replaced = await self._redis.hmget(key, ["signing", "signing_replaced"])  # type: ignore[misc]
+        parts = replaced.decode().split() if replaced else []
+        valid = [secret for secret, end in zip(parts[::2], parts[1::2], strict=True) if int(end) > now_ms]
+        stored = [*([current.decode()] if current else []), *valid]
+        return tuple(open_signing_secret(self._sealer, endpoint_id, one) for one in stored)
+
     async def is_secret_rotated(self, endpoint_id: str) -> bool:
         """Return True if the endpoint's signing secret has been rotated."""
         key = self._partitions.of(endpoint_id).endpoint

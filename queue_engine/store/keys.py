@@ -53,6 +53,16 @@ def process_facts(name: str) -> str:
     return f"{{qe}}:process:{name}"
 
 
+WEBHOOK_TESTS = "{qe}:webhook-tests"
+"""List: tests of webhooks that wait for a delivery process, as JSON with sealed secrets; limited, expires. See
+`store/webhook_tests.py`."""
+
+
+def webhook_test(test_id: str) -> str:
+    """List: what a delivery process has told of a test of a webhook; expires."""
+    return f"{{qe}}:webhook-test:{test_id}"
+
+
 FIRST_TENANT = "{qe}:first-tenant"
 """The tenant that is about to create the first endpoint, while only one tenant may have endpoints; expires."""
 PLATFORM_PROBLEM = "{qe}:platform-problem"

@@ -63,6 +63,7 @@ from queue_engine.store.task_watch import TaskWatch
 from queue_engine.store.tasks import TaskStore
 from queue_engine.store.tenants import TenantStore
 from queue_engine.store.usage import UsageStore
+from queue_engine.store.webhook_tests import WebhookTests
 from queue_engine.store.workers import WorkerStore
 
 log = logging.getLogger(__name__)
@@ -184,6 +185,8 @@ class Store:
         self.one_tenant = OneTenant(self.redis)
         self.platform_note = PlatformNote(self.redis)
         self.standings = StandingStore(self.redis)
+        # Over the connections that may be many: an API process waits for a test with one of its own.
+        self.webhook_tests = WebhookTests(self.redis, self._waits, sealer)
         self.logs = LogStore(self._logs, self._scripts_over(self._logs), self.partitions)
         self.endpoint_logs = EndpointLogs(self._logs, self.partitions, self.now_ms)
         self.header_sealing = HeaderSealing(self.redis, self.tasks)

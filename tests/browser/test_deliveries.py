@@ -73,3 +73,19 @@ def test_all_results_that_match_are_sent_again_after_a_count(operator: Visitor, 
         assert (operation["action"], operation["done"], operation["skipReasons"]) == ("redeliver", 6, {"noWebhook": 1})
         assert Axe().run(operator.page).response["violations"] == []
         assert operator.reports == []
+def test_a_webhook_is_tested_and_its_response_is_shown(operator: Visitor, engine: Up, endpoint: str) -> None:
+    hostile = b"<img src=x onerror=\"document.title='owned'\">"
+    with HttpServer(replies(Reply(), Reply(500, hostile))) as receiver:
+        operator.open(f"/console/endpoints/{endpoint}/deliveries")
+        operator.page.get_by_label("URL", exact=True).fill(f"{receiver.url}/test")
+        operator.page.get_by_label("Key of the receiver").fill("the key")
+        operator.click("Send a test event")
+        operator.see("the receiver accepted it with status 200")
+        assert receiver.next(60).headers["x-api-key"] == "the key"
+        assert "the key" not in operator.page.locator("main").inner_text()
+        operator.click("Send a test event")
+        operator.see("the receiver responded with status 500")
+        operator.page.get_by_label("The receiver's response").get_by_text("onerror").wait_for()
+        operator.page.screenshot(path=SHOTS / "webhook-test.png", full_page=True)
+        assert "owned" not in operator.page.title()
+        assert [one for one in operator.reports if "404" not in one] == []  # there is no recovery

@@ -1,5 +1,6 @@
 """The description of the API is valid, and the API does what it says."""
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -19,6 +20,7 @@ from queue_engine.api.public.openapi import describe
 from queue_engine.api.v2.endpoint_requests import CreateEndpoint
 from queue_engine.api.v2.submissions import RAW_FIELDS, SubmitTask
 from queue_engine.config.catalogue import load_catalogue
+from queue_engine.domain.deliveries import WebhookResponse
 from queue_engine.domain.destinations import DestinationNote, Standing
 from queue_engine.domain.principals import Role
 from queue_engine.domain.tasks import Succeeded
@@ -216,6 +218,14 @@ async def _destinations_scenario(api: RunningApi) -> None:
     for method, path in (("GET", ""), ("GET", f"/{hooks}"), ("POST", f"/{hooks}/resume"), ("GET", "/wrong")):
         await api.client.request(method, base + path)
     await api.store.standings.write("process", [])
+    path = f"/v2/serverless/{await api.create_endpoint()}/webhook-test"
+    await api.post(path, {})
+    testing = asyncio.create_task(api.post(path, {"webhook": "https://hooks.example.net/"}))
+    taken = None
+    while taken is None:
+        taken = await api.store.webhook_tests.take(1.0)
+    await api.store.webhook_tests.respond(taken.test, WebhookResponse(200, None, "thanks"))
+    await testing
 
 
 async def _workers_scenario(api: RunningApi) -> None:

@@ -1,4 +1,4 @@
-"""The state of an installation: what is wrong, and which of it tenants are told."""
+"""The state of an installation: its problems, and those that tenants see."""
 
 from dataclasses import replace
 

@@ -47,8 +47,18 @@ class WorkerStatusEvent(View):
     timestamp: str = Field(description="Time of the change: UTC, `YYYY-MM-DD HH:mm:ss.SSS`", pattern=_TIME)
 
 
+class WebhookTestEvent(View):
+    """A test that a client has ordered. It is about no task and no worker."""
+
+    type: Literal["webhook.test"] = Field(description="Type of the event")
+    endpoint_id: str = Field(description="The endpoint's id")
+    message: str = Field(description="A text for people")
+    timestamp: str = Field(description="Time of the test: UTC, `YYYY-MM-DD HH:mm:ss.SSS`", pattern=_TIME)
+
+
 EVENTS: dict[str, tuple[type[BaseModel], str]] = {
     "taskResult": (TaskResultEvent, "The end of a task, sent to the task's `webhook`"),
+    "webhookTest": (WebhookTestEvent, "A test that a client has ordered, sent to the webhook that it names"),
     "workerStatus": (WorkerStatusEvent, "A change of a worker's status, sent to the endpoint's `webhook`"),
 }
 

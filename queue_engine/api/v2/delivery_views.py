@@ -51,7 +51,7 @@ def ledger_view(attempts: Sequence[DeliveryAttempt]) -> list[dict[str, Any]]:
             "status": one.status,
             "error": one.error_type,
             "durationMs": one.duration_ms,
-            "phases": None if one.phases is None else _phases_view(one.phases),
+            "phases": None if one.phases is None else phases_view(one.phases),
             "nextAttemptAt": one.next_at_ms,
             "response": one.excerpt,
         }
@@ -59,7 +59,8 @@ def ledger_view(attempts: Sequence[DeliveryAttempt]) -> list[dict[str, Any]]:
     ]
 
 
-def _phases_view(phases: Phases) -> dict[str, int | None]:
+def phases_view(phases: Phases) -> dict[str, int | None]:
+    """Return a PhasesView."""
     return {
         "connectMs": phases.connect_ms,
         "tlsMs": phases.tls_ms,

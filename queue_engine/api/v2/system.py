@@ -28,7 +28,7 @@ class WarningView(View):
 
 
 class UseView(View):
-    """What a tenant uses of something that is limited."""
+    """Use of a limited resource by a tenant."""
 
     limit: Limit = Field(description="Name of the limit")
     text: str = Field(description="The objects that are limited")
@@ -87,8 +87,8 @@ class SystemView(View):
 
     version: str = Field(description="Version of this API process")
     as_of: int = Field(description="Time of the state, which is read at most every 5 seconds")
-    warnings: list[WarningView] = Field(description="What is wrong, the worst first")
-    use: list[UseView] | None = Field(description="What the tenant uses; null for operators and limited keys")
+    warnings: list[WarningView] = Field(description="Problems, the worst first")
+    use: list[UseView] | None = Field(description="Use of the tenant's limits; null for operators and limited keys")
     store: list[StoreServerView] | None = Field(description="The servers of the store; null for keys of tenants")
     processes: list[ProcessView] | None = Field(description="The running processes; null for keys of tenants")
 

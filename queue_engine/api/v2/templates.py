@@ -24,7 +24,7 @@ class TemplateView(View):
 
     id: str = Field(description="Name of the template", examples=["example-worker"])
     title: str = Field(description="The same in words", examples=["Example worker"])
-    text: str = Field(description="What its workers run")
+    text: str = Field(description="Program that its workers run")
     endpoint: dict[str, Any] = Field(description="Body of `POST /v2/serverless`")
     task: dict[str, Any] = Field(description="Body of `POST /v2/serverless/{id}/tasks` for this endpoint")
     agent_command: str | None = Field(

@@ -39,8 +39,8 @@ export async function get<T>(parts: (string | number)[], query?: Record<string, 
   return parsed<T>(await request("GET", apiUrl(parts, query), undefined, signal));
 }
 
-export async function send<T>(method: "POST" | "PUT" | "PATCH" | "DELETE", parts: (string | number)[], body?: string, query?: Record<string, string | number | undefined>): Promise<T> {
-  return parsed<T>(await request(method, apiUrl(parts, query), body));
+export async function send<T>(method: "POST" | "PUT" | "PATCH" | "DELETE", parts: (string | number)[], body?: string, query?: Record<string, string | number | undefined>, heldSeconds = 0): Promise<T> {
+  return parsed<T>(await request(method, apiUrl(parts, query), body, undefined, heldSeconds));
 }
 
 export interface TaskDetail {

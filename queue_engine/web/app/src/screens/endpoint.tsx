@@ -7,6 +7,7 @@ import { GivenUpDeliveries } from "../parts/given-up.tsx";
 import { ErrorGroups } from "../parts/errors.tsx";
 import { PlatformState, State } from "../parts/shapes.tsx";
 import { JsonTree } from "../parts/tree.tsx";
+import { WebhookTest } from "../parts/webhook-test.tsx";
 import { WorkersTable } from "../parts/workers-table.tsx";
 import { type Filters, listQuery } from "../filters.ts";
 import { BASE, viewUrl } from "../place.ts";
@@ -56,7 +57,7 @@ function Tab({ name, ...known }: Known & { name: string }) {
   switch (name) {
     case "overview": return <Overview {...known} />;
     case "workers": return <WorkersTable endpoint={known.endpoint} workers={known.workers} />;
-    case "deliveries": return <GivenUpDeliveries endpoint={known.endpoint} />;
+    case "deliveries": return <><GivenUpDeliveries endpoint={known.endpoint} /><WebhookTest endpoint={known.endpoint} /></>;
     case "logs": return <EndpointLog endpoint={known.endpoint} />;
     case "settings": return <Settings endpoint={known.endpoint} />;
     default: return <Empty>No such view: the endpoint has none of this name. <a href={viewUrl("endpoints", known.endpoint.id)}>Overview</a></Empty>;

@@ -1,0 +1,142 @@
+"""Tests of webhooks: an API process asks, and a delivery process sends, so that the test goes the way of deliveries.
+
+A request is an entry of a list that delivery processes wait for. The one that takes it tells in a list of the test that
+it has begun, and then the result. Both lists expire. A test has one attempt: it is lost when the process that has taken
+it dies, and the client then gets no result.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+
+from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
+from queue_engine.domain.deliveries import Phases, WebhookResponse, WebhookTest
+from queue_engine.net.error_types import INTERNAL
+from queue_engine.store.keys import WEBHOOK_TESTS, webhook_test
+from queue_engine.store.redis.client import MAX_BLOCK_SECONDS
+
+MAX_WAITING = 100
+"""Limit of the tests that wait for a delivery process. The oldest are removed."""
+KEPT_MS = 60_000
+
+
+@dataclass(frozen=True)
+class TakenTest:
+    """A test that a delivery process has taken, with what the request has said."""
+
+    test: WebhookTest
+    problem: str | None = None
+    """Why its key cannot be opened; None: it can, or there is none."""
+
+
+class WebhookTests:
+    """The tests that wait, and their results. Every method raises RedisError."""
+
+    def __init__(
+        self, redis: Redis, blocking: Redis, sealer: Sealer, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._redis = redis
+        self._blocking = blocking
+        self._sealer = sealer
+        self._monotonic = monotonic
+
+    async def send(
+        self, test: WebhookTest, *, taken_within_seconds: float, margin_seconds: float = 5.0
+    ) -> WebhookResponse | None:
+        """Return the result of a test; None if no delivery process has taken it in time, or sent its result.
+
+        A test that is not taken in time is withdrawn. Raises SecretKeyMissing if the auth key cannot be sealed.
+        """
+        request, key = self._stored(test), webhook_test(test.test_id)
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.rpush(WEBHOOK_TESTS, request)
+        pipeline.ltrim(WEBHOOK_TESTS, -MAX_WAITING, -1)
+        pipeline.pexpire(WEBHOOK_TESTS, KEPT_MS)
+        await pipeline.execute()
+        begun = await self._told(key, taken_within_seconds)
+        if begun is None and await self._redis.lrem(WEBHOOK_TESTS, 1, request):  # type: ignore[misc]
+            return None
+        seconds = taken_within_seconds if begun is None else float(begun["seconds"])
+        told = await self._told(key, seconds + margin_seconds)
+        return None if told is None else _response(told)
+
+    async def take(self, attempt_seconds: float) -> TakenTest | None:
+        """Return a test that waits, after telling that its attempt takes at most so long. None: there was none."""
+        found = await self._blocking.blpop([WEBHOOK_TESTS], timeout=MAX_BLOCK_SECONDS)  # type: ignore[misc]
+        if found is None:
+            return None
+        taken = self._read(json.loads(found[1]))
+        await self._tell(taken.test, {"seconds": attempt_seconds})
+        return taken
+
+    async def respond(self, test: WebhookTest, response: WebhookResponse) -> None:
+        """Tell the result of a test."""
+        phases = response.phases
+        await self._tell(
+            test,
+            {
+                "status": response.status,
+                "error": response.error_type,
+                "excerpt": response.excerpt,
+                "duration": response.duration_seconds,
+                "phases": [phases.connect_ms, phases.tls_ms, phases.send_ms, phases.wait_ms],
+            },
+        )
+
+    async def _tell(self, test: WebhookTest, told: dict[str, Any]) -> None:
+        key = webhook_test(test.test_id)
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.rpush(key, json.dumps(told))
+        pipeline.pexpire(key, KEPT_MS)
+        await pipeline.execute()
+
+    async def _told(self, key: str, seconds: float) -> dict[str, Any] | None:
+        """Return the next message about a test; None if none comes in time."""
+        until = self._monotonic() + seconds
+        while (left := until - self._monotonic()) > 0:
+            found = await self._blocking.blpop([key], timeout=min(left, MAX_BLOCK_SECONDS))  # type: ignore[misc]
+            if found is not None:
+                told: dict[str, Any] = json.loads(found[1])
+                return told
+        return None
+
+    def _stored(self, test: WebhookTest) -> str:
+        sealed = None if test.auth_key is None else self._sealer.seal(test.auth_key.encode(), _context(test.test_id))
+        return json.dumps(
+            {"id": test.test_id, "endpoint": test.endpoint_id, "tenant": test.tenant, "url": test.url, "key": sealed}
+        )
+
+    def _read(self, fields: dict[str, Any]) -> TakenTest:
+        test = WebhookTest(fields["id"], fields["endpoint"], fields["tenant"], fields["url"], None)
+        if fields["key"] is None:
+            return TakenTest(test)
+        try:
+            key = self._sealer.open(fields["key"], _context(test.test_id)).decode()
+        except (SecretKeyMissing, SealBroken) as error:
+            return TakenTest(test, str(error))
+        return TakenTest(WebhookTest(test.test_id, test.endpoint_id, test.tenant, test.url, key))
+
+
+def unreadable(problem: str) -> WebhookResponse:
+    """Return the result of a test whose secrets cannot be opened."""
+    return WebhookResponse(None, INTERNAL, problem)
+
+
+def _response(told: dict[str, Any]) -> WebhookResponse:
+    return WebhookResponse(
+        told["status"],
+        told["error"],
+        told["excerpt"],
+        duration_seconds=told["duration"],
+        phases=Phases(*told["phases"]),
+    )
+
+
+def _context(test_id: str) -> str:
+    return f"webhook-test:{test_id}"

@@ -1,0 +1,182 @@
+"""`POST …/webhook-test`: one signed event, sent by a real delivery process."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from standardwebhooks import Webhook
+
+from queue_engine.domain.principals import Role
+from queue_engine.engine import webhook_tests
+from queue_engine.store.keys import WEBHOOK_TESTS
+from tests.api_server import ENDPOINT, SECRET_KEY, RunningApi, running_api
+from tests.integration.parts import HttpServer, Programs, Reply, replies
+from tests.integration.test_api_audit import changes
+from tests.waiting import wait_until_async
+
+LOOPBACK = {"QUEUE_ENGINE_WEBHOOK_ALLOW": "127.0.0.0/8,::1/128"}
+KEY = "the key of the receiver"
+
+
+@pytest.fixture
+async def allowing(valkey_url: str) -> Any:
+    async with running_api(valkey_url, webhook_allow=("127.0.0.0/8",)) as running:
+        await running.store.prepare()
+        yield running
+
+
+@pytest.fixture
+def delivery(programs: Programs, allowing: RunningApi) -> None:
+    programs.delivery(QUEUE_ENGINE_SECRET_KEY=SECRET_KEY, QUEUE_ENGINE_DELIVERY_TIMEOUT_SECONDS="2", **LOOPBACK)
+
+
+async def answer_to(api: RunningApi, endpoint_id: str, body: Any, key: str | None = None) -> Any:
+    headers = {"X-Api-Key": key or api.key}
+    return await api.client.post(f"/v2/serverless/{endpoint_id}/webhook-test", json=body, headers=headers)
+
+
+async def result_of(api: RunningApi, endpoint_id: str, body: Any) -> dict[str, Any]:
+    answer = await answer_to(api, endpoint_id, body)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()["data"]
+    return found
+
+
+@pytest.mark.usefixtures("delivery")
+async def test_a_signed_event_is_sent_once_and_its_result_is_told(allowing: RunningApi, receiver: HttpServer) -> None:
+    endpoint_id = await allowing.create_endpoint()
+    receiver.answer = replies(Reply(200, f'{{"seen": "{KEY}"}}'.encode()))
+    found = await result_of(allowing, endpoint_id, {"webhook": f"{receiver.url}/hook?a=b", "webhookAuthKey": KEY})
+    (request,) = receiver.requests
+    assert (found["delivered"], found["status"], found["error"]) == (True, 200, None)
+    assert found["destination"] == receiver.url
+    assert found["message"].startswith("the receiver accepted it with status 200 after ")
+    assert found["response"] == '{"seen": "***"}'
+    assert KEY not in json.dumps(found)
+    assert request.path == "/hook?a=b"
+    assert request.headers["x-api-key"] == KEY
+    body = json.loads(request.body)
+    assert (body["type"], body["endpointId"]) == ("webhook.test", endpoint_id)
+    secret = (await allowing.client.get(f"/v2/serverless/{endpoint_id}/webhook-secret")).json()["data"]["secret"]
+    Webhook(secret).verify(request.body, request.headers)
+    assert (await changes(allowing))[-1] == ("test_webhook", f"endpoint {endpoint_id}, destination {receiver.url}")
+    keys = [key async for key in allowing.store.redis.scan_iter("*webhook-test*")]
+    for key in keys:
+        assert 0 < await allowing.store.redis.pttl(key) <= 60_000
+
+
+@pytest.mark.usefixtures("delivery")
+async def test_after_a_rotation_both_secrets_sign(allowing: RunningApi, receiver: HttpServer) -> None:
+    endpoint_id = await allowing.create_endpoint(webhook=f"{receiver.url}/own")
+    path = f"/v2/serverless/{endpoint_id}/webhook-secret"
+    old = (await allowing.client.get(path)).json()["data"]["secret"]
+    new = (await allowing.client.post(f"{path}/rotate")).json()["data"]["secret"]
+    assert (await result_of(allowing, endpoint_id, {}))["delivered"]
+    (request,) = receiver.requests
+    assert request.path == "/own"
+    for secret in (old, new):
+        Webhook(secret).verify(request.body, request.headers)
+
+
+@pytest.mark.usefixtures("delivery")
+async def test_a_key_that_signs_is_not_sent(allowing: RunningApi, receiver: HttpServer) -> None:
+    endpoint_id = await allowing.create_endpoint()
+    secret = "whsec_" + "A" * 43 + "="
+    await result_of(allowing, endpoint_id, {"webhook": receiver.url, "webhookAuthKey": secret})
+    (request,) = receiver.requests
+    assert "x-api-key" not in request.headers
+    Webhook(secret).verify(request.body, request.headers)
+
+
+@pytest.mark.usefixtures("delivery")
+async def test_a_receiver_that_refuses_or_is_away_is_told_in_words(allowing: RunningApi, receiver: HttpServer) -> None:
+    endpoint_id = await allowing.create_endpoint()
+    receiver.answer = replies(Reply(404, b"no such hook"), Reply(302, b"", {"Location": "/x"}))
+    found = await result_of(allowing, endpoint_id, {"webhook": receiver.url})
+    assert (found["delivered"], found["status"], found["error"]) == (False, 404, "http_4xx")
+    assert found["message"].startswith("the receiver responded with status 404")
+    assert found["response"] == "no such hook"
+    found = await result_of(allowing, endpoint_id, {"webhook": receiver.url})
+    assert "redirects are not followed" in found["message"]
+    found = await result_of(allowing, endpoint_id, {"webhook": "http://127.0.0.1:9/x"})
+    assert (found["status"], found["error"]) == (None, "connect_refused")
+    assert found["message"] == "the connection was refused or there is no route to the host"
+    assert len(receiver.requests) == 2  # one attempt each
+
+
+async def test_a_destination_that_deliveries_may_not_have_is_refused(api: RunningApi, programs: Programs) -> None:
+    """The API refuses it first. The delivery process checks each connection again, as for results."""
+    await api.store.prepare()
+    endpoint_id = await api.create_endpoint()
+    for webhook in ("http://127.0.0.1:9/", "http://169.254.169.254/", "http://[::1]/", f"http://127.0.0.1:{api.port}/"):
+        answer = await answer_to(api, endpoint_id, {"webhook": webhook})
+        assert answer.status_code == 400, webhook
+        assert answer.json()["message"].startswith("webhook: "), answer.text
+    api.lookup.by_host["inside.example"] = ("93.184.216.34",)
+    programs.delivery(QUEUE_ENGINE_SECRET_KEY=SECRET_KEY)
+    found = await result_of(api, endpoint_id, {"webhook": "http://inside.example:9/"})
+    assert (found["delivered"], found["status"]) == (False, None)
+
+
+async def test_wrong_fields_are_named(api: RunningApi) -> None:
+    endpoint_id = await api.create_endpoint()
+    for body, message in (
+        ({}, "webhook: is required, because the endpoint has none of its own"),
+        ({"webhook": None}, "webhook: "),
+        ({"webhook": "ftp://x/"}, "webhook: must be an absolute http or https URL"),
+        (
+            {"webhook": "https://h.example/", "webhookAuthKey": "whsec_short"},
+            "webhookAuthKey: must be a signing secret",
+        ),
+        ({"webhook": "https://h.example/", "webhookAuthKey": "a\nb"}, "webhookAuthKey: "),
+    ):
+        answer = await answer_to(api, endpoint_id, body)
+        assert answer.status_code == 400
+        assert answer.json()["message"].startswith(message), answer.text
+    assert not await api.store.redis.exists(WEBHOOK_TESTS)
+
+
+async def test_keys_of_others_and_lower_roles_send_nothing(api: RunningApi) -> None:
+    endpoint_id = await api.create_endpoint()
+    body = {"webhook": "https://h.example/"}
+    assert (await answer_to(api, endpoint_id, body, await api.new_key("other"))).status_code == 404
+    for role in (Role.READ, Role.SUBMIT):
+        assert (await answer_to(api, endpoint_id, body, await api.new_key("default", role=role))).status_code == 403
+    assert not await api.store.redis.exists(WEBHOOK_TESTS)
+
+
+async def test_without_a_delivery_process_nothing_is_sent_and_nothing_stays(
+    api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_tests, "TAKEN_WITHIN_SECONDS", 0.2)
+    endpoint_id = await api.create_endpoint()
+    found = await result_of(api, endpoint_id, {"webhook": "https://h.example/"})
+    assert (found["delivered"], found["error"], found["status"]) == (False, "not_sent", None)
+    assert "no delivery process" in found["message"]
+    assert not await api.store.redis.exists(WEBHOOK_TESTS)
+
+
+async def test_a_tenant_has_one_test_at_a_time_and_another_tenant_its_own(api: RunningApi) -> None:
+    endpoint_id = await api.create_endpoint()
+    other = await api.new_key("other")
+    created = await api.client.post("/v2/serverless", json=ENDPOINT, headers={"X-Api-Key": other})
+    body = {"webhook": "https://h.example/", "webhookAuthKey": KEY}
+    first = asyncio.create_task(answer_to(api, endpoint_id, body))
+
+    async def waits() -> bool:
+        return bool(await api.store.redis.llen(WEBHOOK_TESTS))  # type: ignore[misc]
+
+    await wait_until_async(waits)
+    stored = await api.store.redis.lrange(WEBHOOK_TESTS, 0, -1)  # type: ignore[misc]
+    assert KEY.encode() not in stored[0]
+    refused = await answer_to(api, endpoint_id, body)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "5")
+    second = asyncio.create_task(answer_to(api, created.json()["data"]["id"], body, other))
+    for _ in range(2):
+        taken = None
+        while taken is None:
+            taken = await api.store.webhook_tests.take(1.0)
+        assert taken.test.auth_key == KEY
+        await api.store.webhook_tests.respond(taken.test, webhook_tests.NOT_SENT)
+    assert [(await one).status_code for one in (first, second)] == [200, 200]
