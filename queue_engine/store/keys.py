@@ -59,7 +59,7 @@ WEBHOOK_TESTS = "{qe}:webhook-tests"
 
 
 def webhook_test(test_id: str) -> str:
-    """List: what a delivery process has told of a test of a webhook; expires."""
+    """List: the messages of a delivery process about a test of a webhook; expires."""
     return f"{{qe}}:webhook-test:{test_id}"
 
 

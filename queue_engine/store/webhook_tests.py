@@ -68,10 +68,10 @@ class WebhookTests:
 
     async def take(self, attempt_seconds: float) -> TakenTest | None:
         """Return a test that waits, after telling that its attempt takes at most so long. None: there was none."""
-        found = await self._blocking.blpop([WEBHOOK_TESTS], timeout=MAX_BLOCK_SECONDS)  # type: ignore[misc]
+        found = await self._popped(WEBHOOK_TESTS, MAX_BLOCK_SECONDS)
         if found is None:
             return None
-        taken = self._read(json.loads(found[1]))
+        taken = self._read(found)
         await self._tell(taken.test, {"seconds": attempt_seconds})
         return taken
 
@@ -100,11 +100,19 @@ class WebhookTests:
         """Return the next message about a test; None if none comes in time."""
         until = self._monotonic() + seconds
         while (left := until - self._monotonic()) > 0:
-            found = await self._blocking.blpop([key], timeout=min(left, MAX_BLOCK_SECONDS))  # type: ignore[misc]
+            found = await self._popped(key, min(left, MAX_BLOCK_SECONDS))
             if found is not None:
-                told: dict[str, Any] = json.loads(found[1])
-                return told
+                return found
         return None
+
+    async def _popped(self, key: str, seconds: float) -> dict[str, Any] | None:
+        """Return the first entry of a list, and wait for it. Never sent twice, because it takes an entry."""
+        limit = f"{max(0.01, seconds):.3f}"  # 0 would wait forever
+        popped = await self._blocking.execute_command("BLPOP", key, limit)  # type: ignore[no-untyped-call]
+        if popped is None:
+            return None
+        found: dict[str, Any] = json.loads(popped[1])
+        return found
 
     def _stored(self, test: WebhookTest) -> str:
         sealed = None if test.auth_key is None else self._sealer.seal(test.auth_key.encode(), _context(test.test_id))

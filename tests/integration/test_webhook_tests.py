@@ -15,7 +15,6 @@ from tests.integration.parts import HttpServer, Programs, Reply, replies
 from tests.integration.test_api_audit import changes
 from tests.waiting import wait_until_async
 
-LOOPBACK = {"QUEUE_ENGINE_WEBHOOK_ALLOW": "127.0.0.0/8,::1/128"}
 KEY = "the key of the receiver"
 
 
@@ -28,7 +27,7 @@ async def allowing(valkey_url: str) -> Any:
 
 @pytest.fixture
 def delivery(programs: Programs, allowing: RunningApi) -> None:
-    programs.delivery(QUEUE_ENGINE_SECRET_KEY=SECRET_KEY, QUEUE_ENGINE_DELIVERY_TIMEOUT_SECONDS="2", **LOOPBACK)
+    programs.delivery(QUEUE_ENGINE_SECRET_KEY=SECRET_KEY, QUEUE_ENGINE_WEBHOOK_ALLOW="127.0.0.0/8")
 
 
 async def answer_to(api: RunningApi, endpoint_id: str, body: Any, key: str | None = None) -> Any:

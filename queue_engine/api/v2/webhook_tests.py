@@ -84,7 +84,7 @@ class WebhookTestRoutes:
         webhook, result = await self._services.engine.webhook_tests.send(
             principal, endpoint, asked.webhook, asked.webhook_auth_key
         )
-        note(request, status=result.status, fault=result.error_type)
+        note(request, status=result.status or 0, fault=result.error_type or "none")
         return success(_view(webhook, result))
 
 

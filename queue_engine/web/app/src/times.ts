@@ -33,11 +33,12 @@ export function agoText(ms: number): string {
   return ms > 0 ? `${lengthText(ms)} ago` : `in ${lengthText(-ms)}`;
 }
 
-/** `412 B`, `18.4 kB`, `1.2 MB`. */
+/** `412 B`, `18.4 kB`, `1.2 MB`, `12.6 GB`. */
 export function sizeText(bytes: number): string {
   if (bytes < 1000) return `${bytes} B`;
   if (bytes < 999_950) return `${(bytes / 1000).toFixed(1)} kB`;
-  return `${(bytes / 1_000_000).toFixed(1)} MB`;
+  if (bytes < 999_950_000) return `${(bytes / 1_000_000).toFixed(1)} MB`;
+  return `${(bytes / 1_000_000_000).toFixed(1)} GB`;
 }
 
 /** `24,118`. */

@@ -21,6 +21,6 @@ test("what is to come is said so", () => {
 });
 
 test("sizes and counts are grouped", () => {
-  assert.deepEqual([sizeText(412), sizeText(18_400), sizeText(1_200_000), sizeText(999_960)], ["412 B", "18.4 kB", "1.2 MB", "1.0 MB"]);
+  assert.deepEqual([sizeText(412), sizeText(18_400), sizeText(1_200_000), sizeText(999_960), sizeText(12_638_300_000)], ["412 B", "18.4 kB", "1.2 MB", "1.0 MB", "12.6 GB"]);
   assert.deepEqual([0, 999, 1000, 24_118, 1_000_000].map(countText), ["0", "999", "1,000", "24,118", "1,000,000"]);
 });

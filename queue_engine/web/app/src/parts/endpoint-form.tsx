@@ -130,7 +130,7 @@ function Plain({ setting, values, set, errors }: { setting: Setting } & Fields) 
   const change = (text: string) => set({ plain: { ...values.plain, [name]: text } });
   const limits = limitsText(setting);
   return (
-    <Labelled path={name} label={labelOf(name)} errors={errors} hint={<><Words text={setting.text} />{limits ? `. ${limits}` : ""}</>}>
+    <Labelled path={name} label={labelOf(name)} errors={errors} hint={<><Words text={setting.text} />{limits ? `; ${limits}` : ""}</>}>
       {(attributes) => {
         const common = { ...attributes, class: "field", value };
         if (schema.enum) return <select {...common} onChange={(event) => change(event.currentTarget.value)}>{setting.required ? null : <option value="">default</option>}{schema.enum.map((one) => <option key={one} value={one}>{one}</option>)}</select>;
@@ -142,9 +142,11 @@ function Plain({ setting, values, set, errors }: { setting: Setting } & Fields) 
   );
 }
 
+const SHORT: Record<string, string> = { gb: "GB", ram: "RAM", ttl: "TTL", uri: "URI", vcpu: "vCPU", vram: "VRAM" };
+
 /** `maxQueuedTasks` as "Max queued tasks". */
 export function labelOf(name: string): string {
-  const words = name.replace(/([A-Z])/g, " $1").toLowerCase();
+  const words = name.replace(/([A-Z])/g, " $1").toLowerCase().replace(/\w+/g, (word) => SHORT[word] ?? word);
   return words[0]!.toUpperCase() + words.slice(1);
 }
 

@@ -81,7 +81,7 @@ function Store({ server }: { server: Server }) {
           <dt>Replicas</dt><dd>{server.replicas.length === 0 ? "none" : server.replicas.map((one) => <div key={one.address}><span class="mono">{one.address}</span> {one.state}{one.lagSeconds === null ? "" : `, ${one.lagSeconds} s behind`}</div>)}</dd>
           <dt>Latency</dt><dd>{server.latencyMs.toFixed(1)} ms from this API process</dd>
           <dt>Connections</dt><dd>{countText(server.clients)}{server.maxClients === null ? "" : ` of ${countText(server.maxClients)}`}</dd>
-          <dt>Runs since</dt><dd>{lengthText(server.uptimeSeconds * 1000)}</dd>
+          <dt>Runs for</dt><dd>{lengthText(server.uptimeSeconds * 1000)}</dd>
         </dl>
       </div>
     </Card>
