@@ -31,8 +31,8 @@ from queue_engine.api.public.routes import OperationsRoutes
 from queue_engine.api.v2.agent_tokens import AgentTokenRoutes
 from queue_engine.api.v2.audit import AuditRoutes
 from queue_engine.api.v2.batches import BatchRoutes
-from queue_engine.api.v2.clones import CloneRoutes
 from queue_engine.api.v2.catalogue import CatalogueRoutes
+from queue_engine.api.v2.clones import CloneRoutes
 from queue_engine.api.v2.console_links import ConsoleLinkRoutes
 from queue_engine.api.v2.credentials import CredentialRoutes
 from queue_engine.api.v2.deliveries import DeliveryRoutes

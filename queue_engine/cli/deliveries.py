@@ -8,8 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from queue_engine.cli.client import ENDPOINTS, Data, WrongUse
-from queue_engine.cli.command import PANEL, Endpoint, Session, Yes, command
-from queue_engine.cli.operations import Detached, DryRun, OlderThan, Selected, change_tasks
 from queue_engine.cli.command import (
     EXIT_REFUSED,
     PANEL,
@@ -19,6 +17,7 @@ from queue_engine.cli.command import (
     command,
     secret_in_environment,
 )
+from queue_engine.cli.operations import Detached, DryRun, OlderThan, Selected, change_tasks
 from queue_engine.cli.output import Column
 from queue_engine.cli.task_filters import FILTER_OPTIONS
 

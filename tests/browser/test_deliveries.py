@@ -73,6 +73,8 @@ def test_all_results_that_match_are_sent_again_after_a_count(operator: Visitor, 
         assert (operation["action"], operation["done"], operation["skipReasons"]) == ("redeliver", 6, {"noWebhook": 1})
         assert Axe().run(operator.page).response["violations"] == []
         assert operator.reports == []
+
+
 def test_a_webhook_is_tested_and_its_response_is_shown(operator: Visitor, engine: Up, endpoint: str) -> None:
     hostile = b"<img src=x onerror=\"document.title='owned'\">"
     with HttpServer(replies(Reply(), Reply(500, hostile))) as receiver:
