@@ -121,6 +121,7 @@ async def _scenario(api: RunningApi) -> None:
         "tasks",
         "tasks/count",
         "errors",
+        "series",
         "tasks?cursor=",
         "tasks/export",
         "tasks/a",
@@ -281,6 +282,7 @@ async def _keys_scenario(api: RunningApi) -> None:
     await api.client.get("/v2/templates")
     await api.client.get("/v2/catalogue")
     await api.client.get("/v2/system")
+    await api.client.get("/v2/series")
     answer = await api.post("/v2/keys", {"name": "dashboard", "role": "read"})
     key = answer.json()["data"]
     await api.post("/v2/keys", {"name": "no role"})
