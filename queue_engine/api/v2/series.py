@@ -93,7 +93,6 @@ class SeriesRoutes:
 
 def _asked(query: Query) -> tuple[list[Metric], int | None, int | None]:
     """Return the metrics and the period of a request."""
-    query.refuse_mistyped(("metric", "from", "to"))
     chosen = query.choices("metric", Metric)
     from_ms, to_ms = _time(query, "from"), _time(query, "to")
     if from_ms is not None and to_ms is not None and from_ms >= to_ms:
