@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,9 +27,22 @@ class Server:
         self.port = free_port()
         self.tells_version_with_ping = True
         self.paths: list[str] = []
+        self.dies = False
+        """True if it breaks all connections at once when both the list and the stream of events have been asked for."""
+        self._asked = asyncio.Barrier(2)
+
+    async def _die(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        await self._asked.wait()
+        assert request.transport is not None
+        request.transport.abort()
+        return response
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.paths.append(request.path)
+        if self.dies and request.path != "/_ping":
+            return await self._die(request)
         if request.path == "/_ping":
             return web.Response(text="OK", headers={"Api-Version": "1.41"} if self.tells_version_with_ping else {})
         return web.json_response({"ApiVersion": "1.40"} if request.path == "/version" else [])
@@ -102,6 +116,14 @@ async def test_owners_do_not_read_the_address_of_an_engine_that_breaks_the_conne
     assert reason.startswith("the container engine cannot be reached: ")
     assert str(port) not in reason
     assert f"the container engine at tcp://127.0.0.1:{port} cannot be reached: " in caplog.text
+
+
+async def test_an_engine_that_dies_is_one_line_in_the_log(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    server.dies = True
+    assert (await problem_of(f"tcp://127.0.0.1:{server.port}")).startswith("the container engine cannot be reached: ")
+    gc.collect()
+    assert "Traceback" not in caplog.text
+    assert "never retrieved" not in caplog.text
 
 
 async def test_an_engine_that_accepts_connections_and_is_silent_does_not_respond(

@@ -154,6 +154,8 @@ class Watch:
                 log.exception("the watch of the containers failed")
             finally:
                 await end_tasks(listening)
+                if not listening.cancelled():
+                    listening.exception()  # looked at, because asyncio would log it with a traceback
             self._list_is_due = True
             await asyncio.sleep(RECONNECT.delay_after(max(1, failures), luck=random.random()))
 
