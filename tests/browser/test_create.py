@@ -20,6 +20,8 @@ VIEWS = {"create": "/console/endpoints/new", "create-running": "/console/endpoin
 
 @pytest.fixture(autouse=True)
 def _no_endpoints(engine: Up) -> Iterator[None]:
+    """Begin and end without endpoints; those of other files may be left."""
+    delete_endpoints(engine)
     yield
     delete_endpoints(engine)
 
