@@ -525,6 +525,7 @@ class TestEverybody:
             "operation": f"/console/bulk/{endpoint}/{operation}",
             "keys": "/console/keys",
             "audit": "/console/audit",
+            "system": "/console/system",
         }
 
     @pytest.mark.parametrize("theme", ["light", "dark"])
