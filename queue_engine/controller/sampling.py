@@ -29,7 +29,7 @@ TENANTS_AT_ONCE = 100
 
 @dataclass
 class _Tenant:
-    """What the record of a tenant is made from."""
+    """The parts of a record of a tenant."""
 
     records: list[Record] = field(default_factory=list)
     waits: list[int] = field(default_factory=list)

@@ -43,7 +43,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a sample of an endpoint is made from."""
+    """The values in the store that a sample of an endpoint is made from."""
 
     endpoint_id: str
     tenant: str

@@ -53,7 +53,7 @@ def test_a_large_input_is_copied_without_being_edited(operator: Visitor, engine:
     operator.click("Clone…")
     operator.page.get_by_label("from a file").check()
     file = {"name": "input.json", "mimeType": "application/json", "buffer": b'["%b"]' % (b"y" * LARGE)}
-    operator.page.get_by_label("File with the input, as JSON").set_input_files(file)  # type: ignore[arg-type]
+    operator.page.get_by_label("File with the input, as JSON").set_input_files(file)
     before = operator.page.url
     operator.click("Submit the copy")
     operator.page.wait_for_url(lambda url: url != before)
