@@ -26,10 +26,9 @@ from tests.integration.parts import HttpServer, Program, Programs, Reply, Reques
 from tests.integration.test_up import API_KEY, ECHO, ROOT
 from tests.ports import free_port
 from tests.servers import StoreServer
-from tests.waiting import wait_until
+from tests.waiting import GIVE_UP_SECONDS, wait_until
 
 OPERATION_SECONDS = 26.0
-SETTLE_SECONDS = 40.0
 MOST_ENDPOINTS = 3
 MOST_WORKERS = 2
 QUICK = f"{sys.executable} {ROOT / 'tests/integration/slow_server.py'} 0.3"
@@ -516,6 +515,6 @@ def _wait_until_settled(story: Story) -> None:
         return not faults
 
     try:
-        wait_until(settled, SETTLE_SECONDS)
+        wait_until(settled)
     except AssertionError:
-        raise AssertionError(f"not as wanted after {SETTLE_SECONDS:g} s:\n" + "\n".join(faults)) from None
+        raise AssertionError(f"not as wanted after {GIVE_UP_SECONDS:g} s:\n" + "\n".join(faults)) from None

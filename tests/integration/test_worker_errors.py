@@ -16,7 +16,7 @@ from tests.integration.backend_contract import ended
 from tests.integration.parts import SECRET_KEY, Programs, new_endpoint
 from tests.integration.test_process_backend import INHERITED
 from tests.servers import StoreServer
-from tests.waiting import wait_until_async
+from tests.waiting import GIVE_UP_SECONDS, wait_until_async
 
 PYTHON = sys.executable
 
@@ -30,7 +30,7 @@ async def failed(store: Store, programs: Programs, command: str, *, restarts: in
         workers = await store.workers.of_endpoint(endpoint_id)
         return next((worker for worker in workers if worker.restarts >= restarts and worker.error), None)
 
-    worker = await wait_until_async(has_ended, 60, "the worker does not end")
+    worker = await wait_until_async(has_ended, message="the worker does not end")
     assert worker is not None
     return worker
 
@@ -73,7 +73,7 @@ async def real_agent(tmp_path: Path, spec: WorkerSpec) -> Observed:
     backend = ProcessBackend(tmp_path, instance_id=f"errors-{os.getpid()}", environment=INHERITED)
     await backend.start(spec)
     try:
-        return await ended(backend, spec.worker_id, 60)
+        return await ended(backend, spec.worker_id, GIVE_UP_SECONDS)
     finally:
         await backend.aclose(0)
 
