@@ -14,6 +14,7 @@ from queue_engine.controller.operations import Operations
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.attempts import Renewal
 from queue_engine.domain.credentials import RegistryAuth, RegistryType
+from queue_engine.domain.deliveries import Phases, WebhookResponse, WebhookTest
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.logs import LogQuery
 from queue_engine.domain.task_operations import TaskAction
@@ -334,6 +335,29 @@ async def test_a_store_of_which_one_part_refuses_writes_is_not_ready(
         finally:
             master.command("CONFIG", "SET", refusal[0], "0")
         await store.check_writable()
+
+
+async def test_the_facts_of_the_system_name_each_master_with_its_replicas(setup: Setup, store: Store) -> None:
+    await store.processes.note("controller:host:1:a")
+    found = await store.system_facts()
+    assert len(found.servers) == len(masters_of(setup))
+    assert all(one.used_bytes > 0 and one.version for one in found.servers)
+    assert all(bool(one.address) == isinstance(setup, ClusterSetup) for one in found.servers)
+    if isinstance(setup, SentinelSetup):
+        assert [each.state for one in found.servers for each in one.replicas]
+    assert [one.role for one in found.processes] == ["controller"]
+
+
+async def test_a_test_of_a_webhook_is_taken_and_its_result_comes_back(store: Store) -> None:
+    test = WebhookTest("a1", "7", TENANT, "https://hooks.example.net/", "the key")
+    sending = asyncio.create_task(store.webhook_tests.send(test, taken_within_seconds=GIVE_UP_SECONDS))
+    taken = None
+    while taken is None:
+        taken = await store.webhook_tests.take(1.0)
+    assert taken.test == test
+    response = WebhookResponse(404, "http_4xx", "no such hook", duration_seconds=0.5, phases=Phases(wait_ms=3))
+    await store.webhook_tests.respond(taken.test, response)
+    assert await sending == response
 
 
 async def test_a_service_that_no_sentinel_knows_is_named(setup: Setup) -> None:
