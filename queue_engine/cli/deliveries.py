@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ from queue_engine.cli.command import (
 from queue_engine.cli.operations import Detached, DryRun, OlderThan, Selected, change_tasks
 from queue_engine.cli.output import Column
 from queue_engine.cli.task_filters import FILTER_OPTIONS
+from queue_engine.cli.task_lists import note_next
 
 commands = typer.Typer()
 group = typer.Typer(
@@ -66,13 +68,26 @@ def list_deliveries(
     session: Session,
     endpoint: Endpoint,
     status: Annotated[str | None, typer.Option(help="MAX_RETRIES_EXCEEDED, the default")] = None,
-    page: Annotated[int, typer.Option(min=1, help="Page number")] = 1,
+    destination: Annotated[str | None, typer.Option(help="Only those to the scheme, host and port of this URL")] = None,
+    page: Annotated[int | None, typer.Option(min=1, help="Page number; not with the options below")] = None,
     size: Annotated[int, typer.Option(min=1, help="Number of deliveries per page")] = 20,
+    cursor: Annotated[str | None, typer.Option(help="Continue after this cursor")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Print all of them, page by page")] = False,
 ) -> None:
-    """List the deliveries of an endpoint that were given up, newest first."""
-    query = {"status": status, "pageNumber": page, "pageSize": size}
-    found = session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), DELIVERIES, query=query)
-    session.show(found, lambda: _show_page(session, found.members()))
+    """List the deliveries of an endpoint that were given up, newest first.
+
+    queue-engine deliveries list echo --destination https://hooks.example.net --all
+    """
+    endpoint_id = session.api.endpoint_id(endpoint)
+    if destination is None and cursor is None and not every:
+        query = {"status": status, "pageNumber": page or 1, "pageSize": size}
+        found = session.api.get(ENDPOINTS, endpoint_id, DELIVERIES, query=query)
+        session.show(found, lambda: _show_page(session, found.members()))
+        return
+    if page is not None:
+        raise WrongUse("--page cannot be combined with --destination, --cursor and --all; use --cursor")
+    query = {"status": status, "destination": destination, "pageSize": size}
+    _show_walk(session, endpoint_id, query, cursor or "", every=every)
 
 
 @command(group, "retry")
@@ -190,6 +205,25 @@ def send_test_event(
     session.show(done, lambda: session.screen.detail({name: result.get(name) for name in _TESTED}))
     if not result.get("delivered"):
         raise typer.Exit(EXIT_REFUSED)
+
+
+def _show_walk(
+    session: Session, endpoint_id: str, query: dict[str, str | int | None], cursor: str, *, every: bool
+) -> None:
+    """Print the deliveries of all pages, or of the first page that has any."""
+    shown = False
+    following: str | None = cursor
+    while following is not None:
+        asked = {**query, "cursor": following}
+        found = session.patiently(partial(session.api.get, ENDPOINTS, endpoint_id, DELIVERIES, query=asked))
+        page = found.members()
+        items, following = page.get("items") or [], page.get("nextCursor")
+        if items or (following is None and not shown):
+            shown = True
+            session.show(found, partial(session.screen.table, _COLUMNS, items))
+            if not every:
+                note_next(session, page)
+                return
 
 
 def _send(session: Session, endpoint: str, task: str, order: str) -> None:

@@ -1,4 +1,4 @@
-"""`queue-engine logs`: the log lines of a worker."""
+"""`queue-engine logs`: the log lines of a worker, or of all workers of an endpoint."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ from queue_engine.cli.command import PANEL, POLL_SECONDS, Endpoint, Session, com
 commands = typer.Typer()
 
 PAGE_SIZE = 1000
+_TOKENS = {
+    "searchAfterTime": "nextSearchAfterTime",
+    "searchAfterOffset": "nextSearchAfterOffset",
+    "cursor": "nextCursor",
+}
+"""Parameters that continue after a page, and the members of the page that they are."""
 
 Line = dict[str, Any]
 Page = dict[str, Any]
@@ -24,7 +30,12 @@ Page = dict[str, Any]
 def show_logs(
     session: Session,
     endpoint: Endpoint,
-    worker: Annotated[str, typer.Argument(metavar="WORKER", help="Id of a worker, as `workers list` shows it")],
+    worker: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="WORKER", help="Id of a worker, as `workers list` shows it; without it, the logs of all workers"
+        ),
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue with new lines until Ctrl-C")] = False,
     last: Annotated[int | None, typer.Option("--lines", "-n", min=0, help="Only this number of newest lines")] = None,
     since: Annotated[
@@ -35,7 +46,10 @@ def show_logs(
     grep: Annotated[str | None, typer.Option(help="Only lines that contain this text, in any case")] = None,
     times: Annotated[bool, typer.Option(help="Print each line with its time")] = True,
 ) -> None:
-    """Print a worker's log lines, oldest first. With --json, print one JSON object per line."""
+    """Print a worker's log lines, or those of all workers of an endpoint, merged by time, oldest first.
+
+    With --json, print one JSON object per line.
+    """
     if follow and until:
         raise WrongUse("--follow and --until cannot be combined")
     log = _Log(session, session.api.endpoint_id(endpoint), worker, grep)
@@ -60,11 +74,12 @@ def _chosen(log: _Log, begin: int | None, end: int | None, last: int | None, fol
 
 
 class _Log:
-    """The log of a worker, read page by page."""
+    """The log of a worker, or of all workers, read page by page."""
 
-    def __init__(self, session: Session, endpoint_id: str, worker: str, keyword: str | None) -> None:
+    def __init__(self, session: Session, endpoint_id: str, worker: str | None, keyword: str | None) -> None:
         self._session = session
-        self._path = (ENDPOINTS, endpoint_id, "workers", worker, "logs")
+        of_worker = () if worker is None else ("workers", worker)
+        self._path = (ENDPOINTS, endpoint_id, *of_worker, "logs")
         self._keyword = keyword
 
     def walk(self, direction: str, begin: str | int | None, end: int | None, *, follow: bool = False) -> Iterator[Line]:
@@ -98,19 +113,16 @@ def _read(data: Data) -> Page:
 
 def _move_on(query: Page, page: Page) -> bool:
     """Move `query` to the position after `page`; return False if it is already there."""
-    tokens = {
-        "searchAfterTime": page.get("nextSearchAfterTime"),
-        "searchAfterOffset": page.get("nextSearchAfterOffset"),
-    }
-    if None in tokens.values() or tokens.items() <= query.items():
+    tokens = {name: page.get(following) for name, following in _TOKENS.items() if following in page}
+    if not tokens or None in tokens.values() or tokens.items() <= query.items():
         return False
     query.update(tokens)
     return True
 
 
-def _place(line: Line) -> tuple[str, int]:
-    """Return the position of a line in its log: its time, and its number within the millisecond."""
-    return str(line["timestamp"]), int(line.get("offset") or 0)
+def _place(line: Line) -> tuple[str, int, str]:
+    """Return the position of a line in its log: its time, its number within the millisecond, and its worker."""
+    return str(line["timestamp"]), int(line.get("offset") or 0), str(line.get("workerId") or "")
 
 
 def _moment(session: Session, option: str, text: str | None) -> int | None:
@@ -124,6 +136,11 @@ def _print(session: Session, line: Line, times: bool) -> None:
     if session.as_json:
         session.screen.json(json.dumps(line).encode())
     elif times:
-        session.screen.line(f"{session.screen.iso_time(str(line['timestamp']))}  {line.get('log')}")
+        session.screen.line(f"{session.screen.iso_time(str(line['timestamp']))}  {_told(line)}")
     else:
-        session.screen.line(str(line.get("log")))
+        session.screen.line(_told(line))
+
+
+def _told(line: Line) -> str:
+    """Return the text of a line, behind its worker if the lines are of all workers."""
+    return f"{line['workerId']}  {line.get('log')}" if "workerId" in line else str(line.get("log"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, Field
 
@@ -398,6 +398,24 @@ class GivenUpDelivery:
     task: Task
     at_ms: int
     """The time at which it was given up."""
+
+
+class GivenUpPlace(NamedTuple):
+    """The place of a given-up delivery in the order of the times at which deliveries were given up."""
+
+    at_ms: int
+    task_id: str
+
+
+@dataclass(frozen=True)
+class GivenUpPart:
+    """The next given-up deliveries of a walk, newest first."""
+
+    items: tuple[GivenUpDelivery, ...]
+    next: GivenUpPlace | None
+    """The place behind which the walk goes on; None if it has ended."""
+    scanned: int
+    """Number of deliveries that were looked at."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from queue_engine.domain.deliveries import DeliveryAttempt, Recovery, Trigger
 from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.errors import InvalidRequest, NotFound, Resource, StateConflict
 from queue_engine.domain.principals import Principal
-from queue_engine.domain.tasks import GivenUpPage, Task
+from queue_engine.domain.tasks import GivenUpPage, GivenUpPart, GivenUpPlace, Task
 from queue_engine.engine.access import check_sees, check_sees_task
 from queue_engine.engine.audit import Audit
 from queue_engine.engine.patience import from_store
@@ -59,6 +59,23 @@ class Deliveries:
         """Return page number `page` of the deliveries that were given up, newest first. The first page is 1."""
         check_sees(principal, endpoint)
         return await from_store(self._given_up.page(endpoint.endpoint_id, page=page, size=size))
+
+    async def given_up_part(
+        self,
+        principal: Principal,
+        endpoint: Endpoint,
+        *,
+        destination: str | None,
+        after: GivenUpPlace | None,
+        size: int,
+    ) -> GivenUpPart:
+        """Return the next deliveries that were given up, newest first: those to a destination, or all.
+
+        The part may have fewer than `size` although others follow, because a call looks at a limited number.
+        """
+        check_sees(principal, endpoint)
+        call = self._given_up.walk(endpoint.endpoint_id, destination=destination, after=after, limit=size)
+        return await from_store(call)
 
     async def send(self, principal: Principal, endpoint: Endpoint, task_id: str, trigger: Trigger) -> SendOrder:
         """Send the result of an ended task now. Raises StateConflict.

@@ -17,17 +17,20 @@ from collections.abc import AsyncIterator, Sequence
 
 from redis.asyncio import Redis
 
-from queue_engine.domain.tasks import DeliveryStatus, GivenUpDelivery, GivenUpPage
+from queue_engine.domain.tasks import DeliveryStatus, GivenUpDelivery, GivenUpPage, GivenUpPart, GivenUpPlace
 from queue_engine.store.calls import Scripts
 from queue_engine.store.endpoint_index import INDEXED_FORMAT
 from queue_engine.store.keys import FORMAT, GIVEN_UP_BUILD, META, EndpointKeys, Partitions
 from queue_engine.store.migrations.migration import Records, TaskIds
+from queue_engine.store.task_scan import MAX_SCANNED, MAX_SECONDS
 from queue_engine.store.tasks import TaskStore
 
 log = logging.getLogger(__name__)
 
 DONE = "done"
 """Progress of the build when it is complete. Before that it is the cursor of the last page."""
+WALKED_AT_ONCE = 100
+"""Number of deliveries that a walk reads in one round trip."""
 
 
 class GivenUpIndex:
@@ -59,6 +62,59 @@ class GivenUpIndex:
                 items.append(GivenUpDelivery(task, at_ms))
         await self.correct(keys, stale)
         return GivenUpPage(tuple(items), total - len(stale))
+
+    async def walk(
+        self,
+        endpoint_id: str,
+        *,
+        destination: str | None,
+        after: GivenUpPlace | None,
+        limit: int,
+        at_once: int = WALKED_AT_ONCE,
+        max_scanned: int = MAX_SCANNED,
+        max_seconds: float = MAX_SECONDS,
+    ) -> GivenUpPart:
+        """Return the next deliveries behind the place `after`, newest first: those to a destination, or all.
+
+        A call looks at a limited number for a limited time, so a part may have fewer than `limit`. A delivery that
+        leaves the index meanwhile hides no other.
+        """
+        keys, began = self._partitions.of(endpoint_id), time.monotonic()
+        items: list[GivenUpDelivery] = []
+        scanned, last, is_end = 0, after, False
+        while not is_end:
+            places, is_end = await self._behind(keys, last, at_once)
+            tasks = await asyncio.gather(*(self._tasks.brief(endpoint_id, one.task_id) for one in places))
+            stale: list[str] = []
+            for place, task in zip(places, tasks, strict=True):
+                scanned, last = scanned + 1, place
+                if task is None or task.delivery_status is not DeliveryStatus.MAX_RETRIES_EXCEEDED:
+                    stale.append(place.task_id)
+                elif destination is None or task.spec.webhook_destination == destination:
+                    items.append(GivenUpDelivery(task, place.at_ms))
+                    if len(items) == limit:
+                        is_end = is_end and place == places[-1]
+                        break
+            await self.correct(keys, stale)
+            if len(items) == limit or scanned >= max_scanned or time.monotonic() - began > max_seconds:
+                break
+        return GivenUpPart(tuple(items), None if is_end else last, scanned)
+
+    async def _behind(
+        self, keys: EndpointKeys, last: GivenUpPlace | None, count: int
+    ) -> tuple[list[GivenUpPlace], bool]:
+        """Return the next places behind the last one, newest first, and True if no others follow."""
+        highest = "+inf" if last is None else last.at_ms
+        offset = 0
+        while True:
+            entries = await self._redis.zrevrangebyscore(
+                keys.given_up, highest, "-inf", start=offset, num=count, withscores=True
+            )
+            places = [GivenUpPlace(int(at), task_id.decode()) for task_id, at in entries]
+            behind = [one for one in places if last is None or one < last]
+            if behind or len(entries) < count:
+                return behind, len(entries) < count
+            offset += count  # all of these have the time of the last place, and were returned before
 
     async def correct(self, keys: EndpointKeys, task_ids: Sequence[str]) -> int:
         """Make the index right for these tasks of an endpoint. Return the number of entries that changed."""

@@ -3,6 +3,7 @@
 import json
 
 from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import FilePayload
 
 from tests.browser.conftest import SHOTS, Visitor
 from tests.browser.test_console import LOG_OUT_ELSEWHERE, call, ended, endpoint, settle, submit
@@ -52,7 +53,8 @@ def test_a_large_input_is_copied_without_being_edited(operator: Visitor, engine:
     assert ended(engine, endpoint, operator.page.url.rpartition("/")[2])["input"] == "x" * LARGE
     operator.click("Clone…")
     operator.page.get_by_label("from a file").check()
-    file = {"name": "input.json", "mimeType": "application/json", "buffer": b'["%b"]' % (b"y" * LARGE)}
+    content = b'["%b"]' % (b"y" * LARGE)
+    file: FilePayload = {"name": "input.json", "mimeType": "application/json", "buffer": content}
     operator.page.get_by_label("File with the input, as JSON").set_input_files(file)
     before = operator.page.url
     operator.click("Submit the copy")

@@ -11,6 +11,8 @@ from tests.integration.parts import HttpServer, Reply, replies
 from tests.integration.test_up import Up, delete_endpoints
 from tests.waiting import wait_until
 
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
+
 
 @pytest.fixture(scope="module")
 def endpoint(engine: Up) -> Iterator[str]:
@@ -20,6 +22,10 @@ def endpoint(engine: Up) -> Iterator[str]:
     wait_until(lambda: call(engine, "GET", f"/serverless/{created}")["status"] == "RUNNING")
     yield created
     delete_endpoints(engine)
+
+
+def is_given_up(up: Up, path: str) -> bool:
+    return bool(call(up, "GET", path)["deliveryStatus"] == "MAX_RETRIES_EXCEEDED")
 
 
 def test_a_paused_receiver_is_seen_and_tried_at_once(operator: Visitor, engine: Up, endpoint: str) -> None:
@@ -91,3 +97,24 @@ def test_a_webhook_is_tested_and_its_response_is_shown(operator: Visitor, engine
         operator.page.screenshot(path=SHOTS / "webhook-test.png", full_page=True)
         assert "owned" not in operator.page.title()
         assert [one for one in operator.reports if "404" not in one] == []  # there is no recovery
+
+
+def test_given_up_results_of_a_receiver_are_listed_and_sent_again(operator: Visitor, engine: Up, endpoint: str) -> None:
+    with HttpServer(lambda _: Reply(410)) as broken, HttpServer(lambda _: Reply(410)) as other:
+        task = submit(engine, endpoint, 1, taskId="lost_here", webhook=f"{broken.url}/hook")
+        elsewhere = submit(engine, endpoint, 1, taskId="lost_elsewhere", webhook=f"{other.url}/hook")
+        for one in (task, elsewhere):
+            path = f"/serverless/{endpoint}/tasks/{one}"
+            wait_until(lambda path=path: is_given_up(engine, path))  # type: ignore[misc]
+        operator.open(f"/console/deliveries/{broken.url.replace('://', ':')}")
+        there = operator.page.get_by_role("region", name="Results for it that were given up")
+        there.get_by_role("link", name="hooks").click()
+        rows = operator.page.get_by_role("table").get_by_role("row")
+        rows.filter(has_text="lost_here").wait_for()
+        assert rows.filter(has_text="lost_elsewhere").count() == 0
+        operator.page.set_viewport_size({"width": 390, "height": 844})
+        assert operator.page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert Axe().run(operator.page, options=RULES).response["violations"] == []
+        assert operator.reports == []
+        operator.click("All destinations", "link")
+        rows.filter(has_text="lost_elsewhere").wait_for()

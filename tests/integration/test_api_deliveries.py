@@ -213,3 +213,31 @@ async def test_a_wrong_period_starts_nothing(results: Results, body: dict[str, A
     assert answer.json()["message"].startswith(message)
     assert (await results.ask("GET", "/deliveries/recover")).status_code == 404
     assert (await results.data("GET", "/deliveries"))["total"] == 1
+
+
+async def test_given_up_deliveries_of_a_destination_are_walked_by_cursor(results: Results) -> None:
+    await results.give_up("a", "b")
+    await results.end("c", webhook="http://b.example/x")
+    await results.deliver(BROKEN, GONE)
+    first = await results.data("GET", "/deliveries?destination=http://a.example&pageSize=1")
+    assert ([one["taskId"] for one in first["items"]], first["scanned"]) == (["b"], 2)
+    second = await results.data("GET", f"/deliveries?destination=HTTP://A.example:80&cursor={first['nextCursor']}")
+    assert ([one["taskId"] for one in second["items"]], second["nextCursor"]) == (["a"], None)
+    every = await results.data("GET", "/deliveries?cursor=")
+    assert [one["taskId"] for one in every["items"]] == ["c", "b", "a"]
+    assert {one["givenUpAt"] > 0 for one in every["items"]} == {True}
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("cursor=x", "cursor: must be the nextCursor of a page, unchanged; empty for the first page"),
+        ("cursor=1-a%20b", "cursor: must be"),
+        ("destination=ftp://x", "destination: must be a URL such as https://hooks.example.com"),
+        ("destination=http://a.example&pageNumber=1", "pageNumber: cannot be combined with cursor or destination"),
+        ("cursor=&pageSize=0", "pageSize: "),
+    ],
+)
+async def test_a_wrong_walk_of_deliveries_is_refused(results: Results, query: str, message: str) -> None:
+    answer = await results.ask("GET", f"/deliveries?{query}")
+    assert (answer.status_code, message in answer.text) == (400, True), answer.text

@@ -538,6 +538,21 @@ def test_given_up_deliveries_are_listed() -> None:
     assert "page 2 of 3, 3 deliveries" in api.run("deliveries", "list", "7", terminal=True).stdout
 
 
+def test_given_up_deliveries_of_a_destination_are_printed_page_by_page() -> None:
+    def part(following: str | None, *tasks: str) -> dict[str, Any]:
+        items = [{"taskId": task, "status": "MAX_RETRIES_EXCEEDED", "attempts": 1} for task in tasks]
+        return {"items": items, "nextCursor": following, "scanned": 2000}
+
+    pages = Script(part("2-b", "c"), part("1-a"), part(None, "a"))
+    api = FakeApi({f"GET {DELIVERIES}": pages})
+    given = ["--destination", "http://a.example", "--all"]
+    shown = api.run("deliveries", "list", "7", *given).stdout.splitlines()
+    assert [line.split()[0] for line in shown if not line.startswith("TASK")] == ["c", "a"]
+    asked = "destination=http%3A%2F%2Fa.example&pageSize=20"
+    assert api.calls == [f"GET {DELIVERIES}?{asked}{more}" for more in ("&cursor=", "&cursor=2-b", "&cursor=1-a")]
+    assert FakeApi({}).run("deliveries", "list", "7", "--page", "1", "--all").exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("order", "result", "says"),
     [
@@ -648,6 +663,17 @@ def line(number: int, *, ms: int = 0, offset: int = 0) -> dict[str, Any]:
 def page(*lines: dict[str, Any], more: bool = False, token: str | None = None) -> dict[str, Any]:
     """One page of logs; `token` stands for both tokens."""
     return {"logs": list(lines), "hasMore": more, "nextSearchAfterTime": token, "nextSearchAfterOffset": token}
+
+
+def test_the_logs_of_all_workers_are_walked_by_cursor() -> None:
+    def part(text: str, worker: str, following: str, *, more: bool) -> dict[str, Any]:
+        one = {"timestamp": "2025-11-24T16:00:00.000Z", "offset": 0, "workerId": worker, "log": text}
+        return {"logs": [one], "hasMore": more, "nextCursor": following, "complete": True}
+
+    pages = Script(part("a", "w1", "1-0-w1", more=True), part("b", "w2", "1-0-w2", more=False))
+    api = FakeApi({f"GET {ONE}/logs": pages})
+    assert api.run("logs", "7", "--no-times").stdout == "w1  a\nw2  b\n"
+    assert api.calls == [f"GET {ONE}/logs?pageSize=1000&direction=Forward{more}" for more in ("", "&cursor=1-0-w1")]
 
 
 def test_logs_are_walked_page_by_page() -> None:

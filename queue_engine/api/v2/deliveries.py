@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -17,9 +18,11 @@ from queue_engine.api.http.responses import Response, success
 from queue_engine.api.http.services import Services, task_id_in
 from queue_engine.api.v2.delivery_views import (
     DeliveryAttemptView,
+    DeliveryCursorPageView,
     DeliveryPageView,
     RecoveryView,
     SendOrderView,
+    delivery_cursor_page_view,
     delivery_page_view,
     ledger_view,
     recovery_view,
@@ -27,16 +30,21 @@ from queue_engine.api.v2.delivery_views import (
 )
 from queue_engine.api.v2.endpoints import ENDPOINT_ID
 from queue_engine.api.v2.fields import IN_ANY_CASE, RequestModel, names_of, parsed
-from queue_engine.api.v2.pages import page_in, page_parameters
+from queue_engine.api.v2.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, page_in, page_parameters
 from queue_engine.api.v2.tasks import TASK_ID
 from queue_engine.api.v2.times import epoch_ms
 from queue_engine.domain.deliveries import Trigger
+from queue_engine.domain.endpoints import Endpoint
+from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.field_errors import raise_for
-from queue_engine.domain.principals import Right
-from queue_engine.domain.tasks import DeliveryStatus
+from queue_engine.domain.principals import Principal, Right
+from queue_engine.domain.task_filters import TASK_FILTERS
+from queue_engine.domain.tasks import DeliveryStatus, GivenUpPlace
 
 TAG = "deliveries"
 MAX_TIME_MS = 10**15 - 1
+_CURSOR = "([0-9]{1,15})-([A-Za-z0-9_]{1,255})"
+(_DESTINATION,) = (one for one in TASK_FILTERS if one.name == "destination")
 
 _EXAMPLE: JsonDict = {"since": 1764000000000, "until": 1764043200000, "status": "MAX_RETRIES_EXCEEDED"}
 
@@ -95,7 +103,8 @@ class DeliveryRoutes:
             Operation(
                 "GET", endpoint, self.list_given_up, right=Right.VIEW,
                 summary="List the deliveries of an endpoint that were given up, newest first", tag=TAG,
-                response=Success[DeliveryPageView], parameters=[ENDPOINT_ID, *_list_parameters()],
+                response=Success[DeliveryPageView | DeliveryCursorPageView],
+                parameters=[ENDPOINT_ID, *_list_parameters()],
                 failures=(400, 401, 404, 429, 503),
             ),
             Operation(
@@ -142,13 +151,30 @@ class DeliveryRoutes:
         return success(send_order_view(order))
 
     async def list_given_up(self, request: Request) -> Response:
+        """With `cursor` or `destination`, the list is walked by cursor: the response has `nextCursor` in place of page
+        numbers. A walk over all pages has each delivery that stays given up exactly once. A request looks at 2,000
+        deliveries at most, so that a page may have few of a destination or none, and others follow.
+        """
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
         query = Query(request)
         query.choice("status", ListedStatus)
+        if query.names & {"cursor", "destination"}:
+            return await self._part(principal, endpoint, query)
         page = page_in(query)
         found = await self._deliveries.given_up(principal, endpoint, page=page.number, size=page.size)
         return success(delivery_page_view(found, page))
+
+    async def _part(self, principal: Principal, endpoint: Endpoint, query: Query) -> Response:
+        if "pageNumber" in query.names:
+            rule = "cannot be combined with cursor or destination; the next page is at nextCursor"
+            raise InvalidRequest("pageNumber", rule)
+        size = query.integer("pageSize", default=DEFAULT_PAGE_SIZE, maximum=MAX_PAGE_SIZE)
+        destination, after = _destination_in(query), _place_in(query)
+        found = await self._deliveries.given_up_part(
+            principal, endpoint, destination=destination, after=after, size=size
+        )
+        return success(delivery_cursor_page_view(found))
 
     async def recover_deliveries(self, request: Request) -> Response:
         """Each delivery begins again with all attempts. At most four of them are due at a time, so that they do not
@@ -181,4 +207,31 @@ class DeliveryRoutes:
 def _list_parameters() -> list[dict[str, object]]:
     statuses = [status.value for status in ListedStatus]
     status = {"type": "string", "enum": statuses, "default": ListedStatus.MAX_RETRIES_EXCEEDED.value}
-    return [in_query("status", "Status of the deliveries, in any case", status), *page_parameters("deliveries")]
+    cursor = {"type": "string", "pattern": f"^({_CURSOR})?$"}
+    return [
+        in_query("status", "Status of the deliveries, in any case", status),
+        in_query("destination", _DESTINATION.definition.text, dict(_DESTINATION.definition.schema or {})),
+        in_query("cursor", "`nextCursor` of the page before; empty for the first page", cursor),
+        *page_parameters("deliveries"),
+    ]
+
+
+def _destination_in(query: Query) -> str | None:
+    text = query.one("destination")
+    if text is None:
+        return None
+    try:
+        found: str = _DESTINATION.definition.parse(text)
+    except ValueError as error:
+        raise InvalidRequest("destination", str(error)) from None
+    return found
+
+
+def _place_in(query: Query) -> GivenUpPlace | None:
+    text = query.one("cursor")
+    if not text:
+        return None
+    found = re.fullmatch(_CURSOR, text)
+    if found is None:
+        raise InvalidRequest("cursor", "must be the nextCursor of a page, unchanged; empty for the first page")
+    return GivenUpPlace(int(found[1]), found[2])

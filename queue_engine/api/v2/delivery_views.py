@@ -10,7 +10,7 @@ from pydantic import Field
 from queue_engine.api.http.envelope import View
 from queue_engine.api.v2.pages import page_view
 from queue_engine.domain.deliveries import DeliveryAttempt, Phases, Recovery, RecoveryState, Trigger
-from queue_engine.domain.tasks import DeliveryStatus, GivenUpPage, TaskStatus
+from queue_engine.domain.tasks import DeliveryStatus, GivenUpDelivery, GivenUpPage, GivenUpPart, TaskStatus
 from queue_engine.engine.deliveries import SendOrder
 from queue_engine.engine.endpoints import Page
 
@@ -92,9 +92,30 @@ class DeliveryPageView(View):
     pages: int = Field(description="Number of pages")
 
 
+class DeliveryCursorPageView(View):
+    """A page of deliveries in a list that is walked by cursor."""
+
+    items: list[DeliveryView] = Field(
+        description="The deliveries, those given up last first. It may be shorter than `pageSize`, or empty, although "
+        "others follow"
+    )
+    next_cursor: str | None = Field(description="The cursor of the next page; null after the last")
+    scanned: int = Field(description="Deliveries that were looked at for this page")
+
+
+def delivery_cursor_page_view(found: GivenUpPart) -> dict[str, Any]:
+    """Return a DeliveryCursorPageView."""
+    after = None if found.next is None else f"{found.next.at_ms}-{found.next.task_id}"
+    return {"items": _delivery_views(found.items), "nextCursor": after, "scanned": found.scanned}
+
+
 def delivery_page_view(found: GivenUpPage, page: Page) -> dict[str, Any]:
     """Return a DeliveryPageView."""
-    items = [
+    return page_view(_delivery_views(found.items), found.total, page)
+
+
+def _delivery_views(items: Sequence[GivenUpDelivery]) -> list[dict[str, Any]]:
+    return [
         {
             "taskId": one.task.task_id,
             "taskStatus": one.task.status,
@@ -105,9 +126,8 @@ def delivery_page_view(found: GivenUpPage, page: Page) -> dict[str, Any]:
             "finishedAt": one.task.finished_at_ms,
             "givenUpAt": one.at_ms,
         }
-        for one in found.items
+        for one in items
     ]
-    return page_view(items, found.total, page)
 
 
 class SendOrderView(View):

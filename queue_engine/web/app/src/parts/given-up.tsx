@@ -1,5 +1,6 @@
 // The deliveries of an endpoint that were given up, and how all of a period are sent again.
 
+import { useLocation } from "preact-iso";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError, type Endpoint, get, type Schemas, send } from "../api.ts";
 import { Action, Card, Empty, ErrorNotice, Foreign, Notice, Read, Time, useActions } from "./common.tsx";
@@ -9,6 +10,7 @@ import { now } from "../state.ts";
 import { countText } from "../times.ts";
 
 type Page = Schemas["DeliveryPageView"];
+type Part = Schemas["DeliveryCursorPageView"];
 type Recovery = Schemas["RecoveryView"];
 
 const EVERY_MS = 10_000;
@@ -20,6 +22,62 @@ const HOUR_MS = 3_600_000;
 const PERIODS: [string, number][] = [["the last hour", HOUR_MS], ["the last 12 hours", 12 * HOUR_MS], ["the last 7 days", 168 * HOUR_MS]];
 
 export function GivenUpDeliveries({ endpoint }: { endpoint: Endpoint }) {
+  const { query } = useLocation();
+  const destination = query["destination"] ?? "";
+  if (destination !== "" || query["cursor"] !== undefined) return <GivenUpPart endpoint={endpoint} destination={destination} cursor={query["cursor"] ?? ""} />;
+  return <NewestGivenUp endpoint={endpoint} />;
+}
+
+function urlOf(endpoint: Endpoint, destination: string, cursor: string): string {
+  const given = new URLSearchParams({ ...(destination === "" ? {} : { destination }), ...(cursor === "" ? {} : { cursor }) }).toString();
+  return `${viewUrl("endpoints", endpoint.id, "deliveries")}${given === "" ? "" : `?${given}`}`;
+}
+
+/** Those to one destination, or those behind a cursor. A page looks at a limited number of deliveries. */
+function GivenUpPart({ endpoint, destination, cursor }: { endpoint: Endpoint; destination: string; cursor: string }) {
+  const asked = { cursor, pageSize: SIZE, ...(destination === "" ? {} : { destination }) };
+  const shown = usePolled(`deliveries ${endpoint.id} ${destination} ${cursor}`, EVERY_MS, (signal) => get<Part>(["serverless", endpoint.id, "deliveries"], asked, signal));
+  const { run, error } = useActions(shown.again);
+  return (
+    <Read from={shown}>
+      {(part) => (
+        <Card id="given-up" title="Results that were given up" aside={<><span class="muted">{countText(part.scanned)} looked at</span> <a class="btn" href={urlOf(endpoint, "", "")}>All destinations</a></>}>
+          {destination === "" ? null : <div class="body">To <code><Foreign text={destination} limit={120} /></code></div>}
+          {error}
+          {part.items.length === 0 ? <Empty>{part.nextCursor === null ? "No further result was given up." : "None of these; others follow."}</Empty> : <Rows items={part.items} endpoint={endpoint} run={run} />}
+          <nav class="row pager" aria-label="Pages">
+            {cursor === "" ? null : <a class="btn" href={urlOf(endpoint, destination, "")}>Newest</a>}
+            {part.nextCursor === null ? null : <a class="btn" href={urlOf(endpoint, destination, part.nextCursor)}>Older</a>}
+          </nav>
+        </Card>
+      )}
+    </Read>
+  );
+}
+
+function Rows({ items, endpoint, run }: { items: Page["items"]; endpoint: Endpoint; run: (call: () => Promise<unknown>) => () => Promise<void> }) {
+  return (
+    <div class="wrap" tabIndex={0} role="region" aria-label="Results that were given up">
+      <table>
+        <thead><tr><th scope="col">Task</th><th scope="col">Given up</th><th scope="col" class="num">Attempts</th><th scope="col">Webhook</th><th scope="col">Error</th><th scope="col"><span class="vh">Actions</span></th></tr></thead>
+        <tbody>
+          {items.map((one) => (
+            <tr key={one.taskId}>
+              <td class="mono"><a href={viewUrl("tasks", endpoint.id, one.taskId)}><Foreign text={one.taskId} limit={60} /></a></td>
+              <td><Time at={one.givenUpAt} /></td>
+              <td class="num">{one.attempts}</td>
+              <td class="clip mono" title={one.webhook ?? ""}><Foreign text={one.webhook ?? "–"} limit={200} /></td>
+              <td class="clip"><Foreign text={one.error ?? "–"} limit={200} /></td>
+              <td><Action right="operate" act={run(() => send("POST", ["serverless", endpoint.id, "tasks", one.taskId, "deliveries", "retry"]))}>Send again</Action></td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
+}
+
+function NewestGivenUp({ endpoint }: { endpoint: Endpoint }) {
   const shown = usePolled(`deliveries ${endpoint.id}`, EVERY_MS, (signal) => get<Page>(["serverless", endpoint.id, "deliveries"], { pageSize: SIZE }, signal));
   const { run, error } = useActions(shown.again);
   const [asks, setAsks] = useState(false);
@@ -30,32 +88,20 @@ export function GivenUpDeliveries({ endpoint }: { endpoint: Endpoint }) {
         {(page) => (
           <Card id="given-up" title="Results that were given up" aside={<><span class="muted">{countText(page.total)}</span> <Action right="operate" act={async () => setAsks(true)} because={page.total === 0 ? "There is none" : null}>Send all again…</Action></>}>
             {error}
-            {page.items.length === 0 ? <Empty>Every result has reached its webhook, waits for its next attempt, or has no webhook.</Empty> : (
-              <div class="wrap" tabIndex={0} role="region" aria-label="Results that were given up">
-                <table>
-                  <thead><tr><th scope="col">Task</th><th scope="col">Given up</th><th scope="col" class="num">Attempts</th><th scope="col">Webhook</th><th scope="col">Error</th><th scope="col"><span class="vh">Actions</span></th></tr></thead>
-                  <tbody>
-                    {page.items.map((one) => (
-                      <tr key={one.taskId}>
-                        <td class="mono"><a href={viewUrl("tasks", endpoint.id, one.taskId)}><Foreign text={one.taskId} limit={60} /></a></td>
-                        <td><Time at={one.givenUpAt} /></td>
-                        <td class="num">{one.attempts}</td>
-                        <td class="clip mono" title={one.webhook ?? ""}><Foreign text={one.webhook ?? "–"} limit={200} /></td>
-                        <td class="clip"><Foreign text={one.error ?? "–"} limit={200} /></td>
-                        <td><Action right="operate" act={run(() => send("POST", ["serverless", endpoint.id, "tasks", one.taskId, "deliveries", "retry"]))}>Send again</Action></td>
-                      </tr>
-                    ))}
-                  </tbody>
-                </table>
-              </div>
-            )}
-            {page.total > page.items.length ? <Empty>The newest {page.items.length} of {countText(page.total)} are shown.</Empty> : null}
+            {page.items.length === 0 ? <Empty>Every result has reached its webhook, waits for its next attempt, or has no webhook.</Empty> : <Rows items={page.items} endpoint={endpoint} run={run} />}
+            {page.total > page.items.length ? <nav class="row pager" aria-label="Pages"><span class="muted">The newest {page.items.length} of {countText(page.total)} are shown.</span><a class="btn" href={urlOf(endpoint, "", placeOf(page))}>Older</a></nav> : null}
           </Card>
         )}
       </Read>
       {asks ? <RecoverDialog endpoint={endpoint} close={() => { setAsks(false); shown.again(); }} /> : null}
     </>
   );
+}
+
+/** The place of the last row, as a cursor of the API. */
+function placeOf({ items }: Page): string {
+  const last = items[items.length - 1];
+  return last === undefined ? "" : `${last.givenUpAt}-${last.taskId}`;
 }
 
 /** The latest recovery; nothing without one. */

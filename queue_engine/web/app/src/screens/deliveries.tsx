@@ -140,6 +140,7 @@ export function DestinationScreen({ origin = "" }: { origin?: string }) {
               </div>
             </Card>
             <Tasks of={one} />
+            <GivenUpThere of={one} />
           </>
         )}
       </Read>
@@ -156,6 +157,24 @@ function Why({ of }: { of: Destination }) {
       <b>Deliveries are paused.</b> {of.errors > 1 ? `The last ${of.errors} attempts got no response` : "The receiver asked for a pause, or did not respond"}: <Foreign text={errorWords(of.lastError)} limit={60} />.{" "}
       {wait === null ? "One delivery is being tried." : wait === 0 ? "The next one is tried when it is due." : `One is tried in ${lengthText(wait)}; the pause grows up to 5 minutes.`} No attempt of a delivery that waits is used up.
     </Notice>
+  );
+}
+
+function GivenUpThere({ of }: { of: Destination }) {
+  const shown = usePolled("endpoints of deliveries", 0, (signal) => get<Endpoint[]>(["serverless"], {}, signal));
+  return (
+    <Read from={shown}>
+      {(all) => (
+        <Card id="given-up-there" title="Results for it that were given up">
+          <div class="body row">
+            {all.filter((one) => one.serviceMode === "QUEUE").slice(0, MAX_COUNTED).map((one) => (
+              <a key={one.id} class="btn" href={`${viewUrl("endpoints", one.id, "deliveries")}?destination=${encodeURIComponent(of.destination)}`}><Foreign text={one.name} limit={80} /></a>
+            ))}
+            {all.length === 0 ? <span class="muted">There is no endpoint.</span> : null}
+          </div>
+        </Card>
+      )}
+    </Read>
   );
 }
 
