@@ -77,7 +77,7 @@ class GivenUpIndex:
         """Return the next deliveries behind the place `after`, newest first: those to a destination, or all.
 
         A call looks at a limited number for a limited time, so a part may have fewer than `limit`. A delivery that
-        leaves the index meanwhile hides no other.
+        leaves the index during the walk hides no other.
         """
         keys, began = self._partitions.of(endpoint_id), time.monotonic()
         items: list[GivenUpDelivery] = []

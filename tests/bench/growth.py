@@ -163,6 +163,18 @@ class History:
         if (counts.queued if self.waiting else counts.success) != self.size or counts.total != self.size:
             raise RuntimeError(f"the store was not filled as it should be: {counts}")
 
+    async def add(self, first: int, last: int) -> None:
+        """Submit and finish the tasks of these numbers inside the server of a running engine, in parts."""
+        redis, templates = self.store.redis, json.dumps(await _templates(self))
+        script = await redis.script_load(_fill_script())
+        for begin in range(first, last + 1, FILL_CHUNK):
+            end = min(last, begin + FILL_CHUNK - 1)
+            await redis.evalsha(script, 0, templates, str(begin), str(end), "1")  # type: ignore[misc]
+
+    def named_task(self, task_id: str) -> NewTask:
+        """Return a task with an id of its own."""
+        return _task(self.endpoint_id, task_id, self.payload)
+
     async def make_gaps(self) -> None:
         """Delete one task of GAP_EVERY, as a user may."""
         numbers = range(self.number - self.size + GAP_EVERY, self.number, GAP_EVERY)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser import figures
 from tests.integration.test_up import API_KEY, Up, running_up
 
 pytest.importorskip("playwright", reason="playwright is not installed: make test-browser installs it")
@@ -103,3 +104,10 @@ def visiting(up: Up, browser: Browser) -> Iterator[Visitor]:
         yield one
     finally:
         context.close()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what was measured, and keep it beside the pictures."""
+    figures.write()
+    for line in figures.table():
+        terminalreporter.write_line(line)

@@ -11,6 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Route
 
 from tests.browser.conftest import SHOTS, Visitor, visiting
+from tests.browser.figures import note
 from tests.integration.parts import HttpServer
 from tests.integration.test_up import API_KEY, Up, delete_endpoints
 from tests.waiting import wait_until
@@ -86,7 +87,8 @@ class TestFirstRun:
         visitor.click("Submit Ctrl Enter")
         visitor.see("Open the task")
         seconds = time.monotonic() - began
-        print(f"first run: {seconds:.1f} s, {visitor.clicks} clicks")
+        goal = f"≤ {FIRST_RUN_SECONDS} s, ≤ {FIRST_RUN_CLICKS} clicks"
+        note("first run", f"{seconds:.1f} s, {visitor.clicks} clicks", goal)
         assert seconds < FIRST_RUN_SECONDS
         assert visitor.clicks <= FIRST_RUN_CLICKS
         visitor.page.screenshot(path=SHOTS / "first-run.png", full_page=True)
@@ -136,10 +138,13 @@ class TestGuards:
         visitor.page.on("response", lambda response: sizes.append(int(response.headers.get("content-length", 0))))
         visitor.open("/console")
         visitor.page.get_by_label("API key").wait_for()
-        print(f"first load: {sum(sizes)} bytes, {len(sizes)} requests")
+        hosts = {httpx.URL(url).netloc for url in visitor.requests}
+        measured = f"{sum(sizes) / 1000:.1f} kB gzip, {len(sizes)} requests, {len(hosts)} host"
+        goal = f"≤ {MAX_FIRST_BYTES / 1000:.0f} kB, ≤ {MAX_FIRST_REQUESTS} requests, 1 host"
+        note("first load", measured, goal)
         assert 0 < sum(sizes) <= MAX_FIRST_BYTES
         assert len(sizes) <= MAX_FIRST_REQUESTS
-        assert {httpx.URL(url).netloc for url in visitor.requests} == {f"127.0.0.1:{visitor.up.port}".encode()}
+        assert hosts == {f"127.0.0.1:{visitor.up.port}".encode()}
 
     def test_a_page_of_another_port_cannot_use_the_session(self, operator: Visitor) -> None:
         """The other page is sent the cookie, because cookies know no ports."""
@@ -182,6 +187,7 @@ class TestGuards:
             operator.page.get_by_text(_plain_part(text)).first.wait_for()
             assert "owned" not in operator.page.title()
         assert operator.reports == []
+        note("hostile texts", f"{len(HOSTILE)} shown in 2 views each, none run", "none run")
 
     @pytest.mark.parametrize("size", ["line", "wide", "deep"])
     def test_large_values_do_not_freeze_the_page(self, operator: Visitor, engine: Up, endpoint: str, size: str) -> None:
@@ -540,6 +546,7 @@ class TestEverybody:
             rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
             violations = Axe().run(operator.page, options=rules).response["violations"]
             found += [f"{name}: {one['id']}: {node['html'][:200]}" for one in violations for node in one["nodes"]]
+        note(f"axe, WCAG 2.1 AA, {theme}", f"{len(found)} violations in {len(views)} views", "0")
         assert found == []
 
     def test_no_view_is_wider_than_a_telephone(self, operator: Visitor, views: dict[str, str]) -> None:
@@ -550,3 +557,4 @@ class TestEverybody:
             settle(operator)
             operator.page.screenshot(path=SHOTS / f"{name}-390.png", full_page=True)
             assert operator.page.evaluate("document.documentElement.scrollWidth") <= 390, name
+        note("390 px wide", f"{len(views)} views without sideways scroll", "all")
