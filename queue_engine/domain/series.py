@@ -17,6 +17,8 @@ STEP_SECONDS = 30
 """Interval of samples."""
 EARLY_SECONDS = 5
 """Time by which a sample may be early for its interval, because the store's clock is behind that of a controller."""
+SLACK_SECONDS = 60
+"""Time by which the begin of a period may be older than a ring has, because a client computes it before it asks."""
 MAX_TIMED = 32
 """Limit of the ended tasks whose times of waiting and running are read for a sample of an endpoint."""
 IDLE_MS = 48 * 3_600_000
@@ -242,7 +244,7 @@ def period_of(from_ms: int | None, to_ms: int | None, now_ms: int) -> Period:
     now = now_ms // 1000
     end = now + EARLY_SECONDS if to_ms is None else min(now + EARLY_SECONDS, math.ceil(to_ms / 1000))
     begin = min(end, now) - RINGS[0].span_seconds if from_ms is None else from_ms // 1000
-    ring = next((one for one in RINGS if begin >= now - one.span_seconds), RINGS[-1])
+    ring = next((one for one in RINGS if begin >= now - one.span_seconds - SLACK_SECONDS), RINGS[-1])
     oldest = ring.begin_of(now) - ring.span_seconds + ring.step_seconds
     return Period(ring, ring.begin_of(max(begin, oldest)), end + 1)
 

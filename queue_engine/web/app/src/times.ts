@@ -46,6 +46,15 @@ export function countText(count: number): string {
   return String(Math.round(count)).replace(/\B(?=(\d{3})+$)/g, ",");
 }
 
+/** A time on an axis: `14:41`, with seconds or the date where the others need them. All are in epoch seconds. */
+export function shortTime(ms: number, zone: Zone, all: readonly number[]): string {
+  const step = ((all[1] ?? 0) - (all[0] ?? 0)) * 1000;
+  const time = clock(ms, zone);
+  if (step > 0 && step < 60_000) return time;
+  if (step < 86_400_000 && time !== "00:00:00") return time.slice(0, 5);
+  return day(ms, zone).slice(5);
+}
+
 function day(ms: number, zone: Zone): string {
   const date = new Date(ms);
   if (zone === "UTC") return `${date.getUTCFullYear()}-${padded(date.getUTCMonth() + 1)}-${padded(date.getUTCDate())}`;

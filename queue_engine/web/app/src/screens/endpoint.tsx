@@ -2,6 +2,7 @@ import { useLocation } from "preact-iso";
 import { useState } from "preact/hooks";
 import { type Counts, type Endpoint, get, type Schemas, send, type Worker } from "../api.ts";
 import { Action, Card, Confirm, Empty, Foreign, Notice, Read, Title, useActions } from "../parts/common.tsx";
+import { EndpointCharts } from "../parts/endpoint-charts.tsx";
 import { EndpointLog } from "../parts/endpoint-log.tsx";
 import { GivenUpDeliveries } from "../parts/given-up.tsx";
 import { ErrorGroups } from "../parts/errors.tsx";
@@ -116,6 +117,7 @@ function Overview({ endpoint, counts: all, workers }: Known) {
           {figure("Delivered, kept", all.delivered, { status: "DELIVERED" })}
         </div>
       ) : <Notice tone="info">An ALB endpoint has no queue: requests go to its workers at once.</Notice>}
+      {isQueue ? <EndpointCharts endpoint={endpoint} /> : null}
       {isQueue && all.failed > 0 ? <ErrorGroups endpoint={endpoint} /> : null}
       <WorkersTable endpoint={endpoint} workers={workers} />
     </>

@@ -3,6 +3,7 @@ import { type Counts, type Endpoint, get, type Schemas, type Worker } from "../a
 import { type Concern, concernsOf, destinationConcerns, lacksWorkers, systemConcerns, worst } from "../attention.ts";
 import { Card, Empty, Foreign, Notice, Read, Title } from "../parts/common.tsx";
 import { EndpointsTable, type Shortened } from "../parts/endpoints-table.tsx";
+import { OverviewCharts } from "../parts/overview-charts.tsx";
 import { State } from "../parts/shapes.tsx";
 import { isLive } from "../events.ts";
 import { viewUrl } from "../place.ts";
@@ -11,9 +12,9 @@ import { errorWords } from "./deliveries.tsx";
 import { StartScreen } from "./start.tsx";
 import { readSystem } from "./system.tsx";
 import { can, isPaused, now, zone } from "../state.ts";
-import { countText, timeText } from "../times.ts";
+import { timeText } from "../times.ts";
 
-/** Endpoints whose counts and deliveries are read too. The API has no sums over endpoints yet. */
+/** Endpoints whose counts and deliveries are read too. */
 const MAX_COUNTED = 20;
 const EVERY_MS = 5000;
 const EXTRAS_MS = 10_000;
@@ -24,7 +25,6 @@ interface Shown {
   endpoints: Shortened[];
   counts: Map<string, Counts>;
   concerns: Concern[];
-  counted: number;
 }
 
 async function read(signal: AbortSignal): Promise<Shown> {
@@ -43,7 +43,7 @@ async function read(signal: AbortSignal): Promise<Shown> {
     ...systemConcerns(system.warnings), ...destinationConcerns(destinations, (one) => errorWords((one as Destination).lastError)),
     ...endpoints.flatMap((one) => concernsOf(one, workers.get(one.id) ?? [], givenUp.get(one.id) ?? 0)),
   ];
-  return { endpoints, counts, concerns, counted: queues.length };
+  return { endpoints, counts, concerns };
 }
 
 /** Destinations belong to no endpoint, so a key that is limited to some endpoints does not see them. */
@@ -55,7 +55,7 @@ async function readDestinations(signal: AbortSignal): Promise<Destination[]> {
 function take(event: unknown, before: Shown | null): Shown | null {
   if (before === null) return null;
   const { endpoints } = event as { endpoints: (Shortened & { counts: Counts })[] };
-  return { ...before, endpoints, counts: new Map(endpoints.map((one) => [one.id, one.counts])), counted: endpoints.length };
+  return { ...before, endpoints, counts: new Map(endpoints.map((one) => [one.id, one.counts])) };
 }
 
 export function OverviewScreen() {
@@ -77,7 +77,7 @@ export function OverviewScreen() {
         {(data) => (
           <>
             <Attention concerns={data.concerns} asOf={shown.asOf} />
-            <Figures shown={data} />
+            <OverviewCharts endpoints={data.endpoints} />
             <EndpointsTable endpoints={data.endpoints} counts={data.counts} />
           </>
         )}
@@ -115,26 +115,4 @@ function ConcernNote({ concern }: { concern: Concern }) {
       {concern.kind === "no workers" ? <a href={viewUrl("endpoints", concern.endpoint)}>Open the endpoint</a> : null}
     </Notice>
   );
-}
-
-function Figures({ shown }: { shown: Shown }) {
-  const sum = (pick: (one: Shortened) => number) => shown.endpoints.reduce((total, one) => total + pick(one), 0);
-  const kept = [...shown.counts.values()].reduce((total, one) => ({ good: total.good + one.success + one.delivered, failed: total.failed + one.failed }), { good: 0, failed: 0 });
-  const ended = kept.good + kept.failed;
-  const isPartial = shown.counted < shown.endpoints.filter((one) => one.serviceMode === "QUEUE").length;
-  const rate = ended === 0 ? "none ended yet" : `${((kept.good / ended) * 100).toFixed(1)} % succeeded`;
-  const place = isPartial ? `, in ${shown.counted} endpoints` : "";
-  const wanted = sum((one) => one.totalWorkers);
-  return (
-    <div class="grid4">
-      <Figure word="Waiting" value={countText(sum((one) => one.queuedTasks))} note="for a worker or their next attempt" />
-      <Figure word="Running" value={countText(sum((one) => one.runningTasks))} note="tasks, all endpoints" />
-      <Figure word="Ended, kept" value={countText(ended)} note={rate + place} />
-      <Figure word="Workers running" value={countText(sum((one) => one.runningWorkers))} note={`of ${countText(wanted)} wanted`} />
-    </div>
-  );
-}
-
-function Figure({ word, value, note }: { word: string; value: string; note: string }) {
-  return <div class="card figure"><span class="muted">{word}</span><b>{value}</b><span class="muted">{note}</span></div>;
 }
