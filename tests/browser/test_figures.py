@@ -24,6 +24,8 @@ from tests.integration.test_up import Up, running_up
 from tests.waiting import wait_until
 
 TASKS = int(os.environ.get("TASKS", "20000"))
+pytestmark = pytest.mark.timeout(600 + TASKS // 250)
+"""A busy machine makes some hundreds of tasks a second."""
 FEW = 12
 OTHER_FAILURES = 2000
 """More than a group of errors looks at, and than are sorted by a list."""
