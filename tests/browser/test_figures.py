@@ -16,7 +16,7 @@ from queue_engine.domain.tasks import Failed
 from queue_engine.local.embedded import read_store_url
 from queue_engine.store.store import Store
 from tests.bench.growth import History
-from tests.browser.conftest import SHOTS, Visitor, visiting
+from tests.browser.conftest import SHOTS, WAIT_MS, Visitor, visiting
 from tests.browser.figures import note
 from tests.browser.test_away import store_of
 from tests.browser.test_console import call
@@ -158,7 +158,7 @@ def test_a_few_failures_among_many_are_found(operator: Visitor, seeded: Seeded) 
     errors = operator.page.get_by_role("region", name="Errors", exact=True)
     operator.clicks += 1
     errors.get_by_role("row").filter(has_text="no model #").get_by_role("link", name="Show").click()
-    expect(operator.page.locator("tr[data-row^='few_']")).to_have_count(FEW)
+    expect(operator.page.locator("tr[data-row^='few_']")).to_have_count(FEW, timeout=WAIT_MS)
     operator.page.wait_for_function(f"document.querySelectorAll('tr[data-row]').length === {FEW}")
     seconds = time.monotonic() - began
     note(f"{FEW} failures among {TASKS:,}", f"{operator.clicks} clicks, {seconds:.1f} s", f"≤ {FOUND_CLICKS} clicks")
@@ -168,7 +168,7 @@ def test_a_few_failures_among_many_are_found(operator: Visitor, seeded: Seeded) 
 
 def test_all_that_match_are_retried_among_many(operator: Visitor, seeded: Seeded) -> None:
     operator.open(f"{seeded.list_url}&errorContains=no+model")
-    expect(operator.page.locator("tr[data-row]")).to_have_count(FEW)
+    expect(operator.page.locator("tr[data-row]")).to_have_count(FEW, timeout=WAIT_MS)
     operator.clicks = 0
     operator.click("Retry all…")
     operator.see(f"{FEW} of {FEW} that match would be retried.")
@@ -232,7 +232,7 @@ def test_a_few_failures_behind_many_others_are_found_by_their_error(operator: Vi
     """Beyond 1,000 failures, a filter by the error walks the tasks in the order of their creation."""
     began = time.monotonic()
     operator.open(f"{seeded.list_url}&status=FAILED&errorContains=no+model&idPrefix=again_")
-    expect(operator.page.locator("tr[data-row]")).to_have_count(FEW)
+    expect(operator.page.locator("tr[data-row]")).to_have_count(FEW, timeout=WAIT_MS)
     found = time.monotonic() - began
     operator.page.get_by_role("button", name="Stop").wait_for(state="detached")
     whole = time.monotonic() - began
