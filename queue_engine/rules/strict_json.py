@@ -120,6 +120,18 @@ class MemberCollector:
             self.found.values[name] = _parsed(text, name)
 
 
+def parse_member(text: bytes | memoryview, name: str, max_values: int) -> Any:
+    """Return the value of a member that `split_object` has kept as text.
+
+    It is for a member that may have more than MAX_VALUES values. Raises InvalidJson for more than `max_values`, and for
+    all else that is refused in a parsed member.
+    """
+    text = bytes(text)
+    if _count_values(text, max_values) > max_values:
+        raise InvalidJson(f"must have at most {max_values} values", name)
+    return _parsed(text, name)
+
+
 def is_json(text: bytes | bytearray | memoryview) -> bool:
     """Return whether `text` is one JSON value by RFC 8259: UTF-8 without a byte order mark, no NaN or Infinity, nested
     only as deep as the interpreter can follow. Builds no objects, so 8 MiB take only tens of milliseconds. A long text

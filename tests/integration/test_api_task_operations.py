@@ -178,6 +178,7 @@ async def test_operations_are_listed_by_endpoint_and_by_tenant(bulk: Bulk) -> No
         ({"filter": None, "taskIds": []}, "taskIds: must have 1 items or more"),
         ({"filter": None, "taskIds": ["a-b"]}, "taskIds[0]: must be 1–255 of letters, digits and _"),
         ({"filter": None, "taskIds": ["a"] * 10_001}, "taskIds: must have 10000 items or fewer"),
+        ({"filter": None, "taskIds": [[]] * 10_001}, "taskIds: must have at most 20000 values"),
         ({"filter": None, "taskIds": "a"}, "taskIds: must be an array"),
         ({"dryRun": "yes"}, "dryRun: must be true or false"),
         ({"operationId": "a-b"}, "operationId: must be 1 to 64 characters of A-Z, a-z, 0-9 and _"),
@@ -191,6 +192,13 @@ async def test_a_wrong_request_names_the_field_and_begins_nothing(
     assert (answer.status_code, answer.json()["code"]) == (400, 10001)
     assert answer.json()["message"].startswith(message)
     assert (await bulk.data("GET"))["total"] == 0
+
+
+async def test_an_id_with_a_lone_surrogate_is_refused(bulk: Bulk) -> None:
+    body = {"action": "cancel", "taskIds": ["\ud800"]}
+    answer = await bulk.api.post(f"/v2/serverless/{bulk.endpoint_id}/operations", body)
+    assert (answer.status_code, answer.json()["code"]) == (400, 10001)
+    assert answer.json()["message"] == "taskIds[0]: must be 1–255 of letters, digits and _"
 
 
 async def test_another_request_with_the_same_id_is_a_conflict(bulk: Bulk) -> None:

@@ -16,6 +16,7 @@ from queue_engine.rules.strict_json import (
     MAX_USUAL_BYTES,
     InvalidJson,
     JsonObject,
+    parse_member,
     same_value,
     split_object,
 )
@@ -281,6 +282,32 @@ def test_a_body_of_many_small_containers_builds_few_objects(name: str, kind: str
     assert _containers_built(lambda: kept.append(_split_or_refused(body))) < 100
     if name == "headers":
         assert kept == ["must have at most 4000 values"]
+
+
+@pytest.mark.parametrize("kind", SMALL_CONTAINERS)
+def test_a_kept_member_of_many_small_containers_is_refused_before_it_is_built(kind: str) -> None:
+    filling = SMALL_CONTAINERS[kind]
+    text = b"[%b0]" % (filling * (MEBIBYTE // len(filling)))
+    refused: list[object] = []
+
+    def parse() -> None:
+        try:
+            parse_member(text, "a", 20_000)
+        except InvalidJson as error:
+            refused.append((error.member, error.rule))
+
+    assert _containers_built(parse) < 100
+    assert refused == [("a", "must have at most 20000 values")]
+
+
+def test_a_kept_member_is_parsed_like_others_up_to_its_own_limit() -> None:
+    text = json.dumps([",["] * 9999).encode()
+    assert parse_member(memoryview(text), "a", 10_000) == json.loads(text)
+    with pytest.raises(InvalidJson, match="must have at most 9998 values"):
+        parse_member(text, "a", 9998)
+    assert parse_member(b'["\\ud800"]', "a", 2) == ["\ud800"]
+    with pytest.raises(InvalidJson, match="twice"):
+        parse_member(b'[{"a": 1, "a": 2}]', "a", 10)
 
 
 def _split_or_refused(body: bytes) -> JsonObject | str:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.requests import Request
 from starlette.types import Message, Scope
@@ -17,7 +18,7 @@ from queue_engine.api.http.headers import named
 from queue_engine.api.http.turns import Turns
 from queue_engine.domain.errors import InvalidRequest, TooManyRequests
 from queue_engine.rules.json_pieces import split_in_pieces
-from queue_engine.rules.strict_json import InvalidJson, JsonObject, split_object
+from queue_engine.rules.strict_json import InvalidJson, JsonObject, parse_member, split_object
 
 MIN_BYTES_PER_SECOND = 16 * 1024
 """Minimum rate of a body that takes longer than the timeout between chunks: 131 kbit/s. A body is held in memory until
@@ -119,6 +120,13 @@ class BodyReader:
             if len(body) <= MAX_SPLIT_BYTES:
                 return split_object(body, keep_raw, known)
             return await self.turns.run(split_in_pieces(body, keep_raw, known))
+        except InvalidJson as error:
+            raise InvalidRequest(field_name(error.member), error.rule) from None
+
+    def parse(self, body: JsonObject, name: str, max_values: int) -> Any:
+        """Return the value of a member that was kept as text: see `parse_member`. Raises InvalidRequest."""
+        try:
+            return parse_member(body.raw[name], name, max_values)
         except InvalidJson as error:
             raise InvalidRequest(field_name(error.member), error.rule) from None
 

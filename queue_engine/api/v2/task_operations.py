@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-import orjson
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
@@ -45,6 +44,8 @@ from queue_engine.engine.operations import OperationOrder
 TAG = "operations"
 _ID = "[A-Za-z0-9_]{1,64}"
 _IDS = frozenset({"taskIds"})
+_MAX_ID_VALUES = 2 * MAX_GIVEN_TASKS
+"""Limit of the values in `taskIds`. A list with more is refused before it is built; one with fewer, by its rules."""
 OPERATION_ID = in_path("operationId", "Id of an operation", {"type": "string", "pattern": f"^{_ID}$"})
 _STATES: dict[str, Any] = {"type": "array", "items": {"type": "string", "enum": list(TaskState)}, "minItems": 1}
 
@@ -185,7 +186,8 @@ class TaskOperationRoutes:
         endpoint = await self._services.endpoint(request, principal)
         # More ids than a parsed member may have values, so the member is kept as text.
         body = await self._services.read_object(request, principal, names_of(StartOperation), _IDS)
-        order = _order_in(body.values | {name: orjson.loads(text) for name, text in body.raw.items()})
+        given = {name: self._services.bodies.parse(body, name, _MAX_ID_VALUES) for name in body.raw}
+        order = _order_in(body.values | given)
         if order.filters is not None and order.filters.input is not None:
             self._services.check_shows_payloads(request.scope)
         started = await self._operations.start(principal, endpoint, order)
