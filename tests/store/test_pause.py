@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
-from queue_engine.domain.endpoints import Endpoint
-from queue_engine.domain.tasks import Succeeded
+from queue_engine.domain.endpoints import DesiredState, Endpoint
+from queue_engine.domain.tasks import Succeeded, TaskState
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.endpoints import StateChange
 from queue_engine.store.tasks import Submission
-from tests.store.bench import TENANT, Bench
+from tests.store.bench import TENANT, Bench, config
 from tests.waiting import wait_until_async
 
 LONG_BLOCK_MS = 3_000
@@ -56,6 +56,30 @@ async def test_entries_of_a_dead_agent_are_not_taken_over_while_the_queue_is_pau
     assert await heir.claim_abandoned(10, idle_ms=0) == []
     await resume(bench)
     assert [one.task_id for one in await heir.claim_abandoned(10, idle_ms=0)] == ["t1"]
+
+
+async def test_the_limit_of_the_queue_delays_and_queue_ttls_hold_during_a_pause(bench: Bench) -> None:
+    await bench.store.endpoints.update(bench.endpoint_id, TENANT, lambda _: config(max_queued_tasks=2))
+    await pause(bench)
+    assert await bench.submit("t1", queue_ttl_seconds=60) is Submission.ACCEPTED
+    assert await bench.submit("t2", delay_seconds=60) is Submission.ACCEPTED
+    assert await bench.submit("t3") is Submission.FULL
+    await bench.pass_deadline("t1")
+    await bench.make_due("t2")
+    swept = await bench.sweep()
+    assert (swept.expired, swept.promoted) == (1, 1)
+    assert [(await bench.task(name)).state for name in ("t1", "t2")] == [TaskState.EXPIRED, TaskState.QUEUED]
+    agent = bench.agent()
+    assert await agent.claim(1, block_ms=1) == []
+    await resume(bench)
+    assert [one.task_id for one in await agent.claim(1, block_ms=1)] == ["t2"]
+
+
+async def test_an_endpoint_that_is_stopped_or_has_failed_can_be_paused(bench: Bench) -> None:
+    await bench.store.endpoints.set_failed(bench.endpoint_id, True)
+    assert [await pause(bench), await resume(bench)] == [StateChange.OK] * 2
+    await bench.store.endpoints.set_desired_state(bench.endpoint_id, TENANT, DesiredState.STOPPED)
+    assert [await pause(bench), await resume(bench)] == [StateChange.OK] * 2
 
 
 async def test_waiting_agents_claim_at_once_when_the_queue_is_resumed(bench: Bench) -> None:
