@@ -1,5 +1,7 @@
 """The leading controller makes the steps of operations: tenants in turns, and a broken one stops no other."""
 
+import time
+
 import pytest
 
 from queue_engine.controller.operations import Operations, Turns
@@ -40,6 +42,22 @@ async def test_operations_run_to_their_end_and_are_recorded(bench: Bench) -> Non
     assert record.change.action == "end_operation"
     assert record.change.target.endswith("operation op1: cancel done: 300 of 300 tasks changed")
     assert record.change.key_name == "deploy"
+
+
+async def test_operations_take_at_most_half_of_the_time(bench: Bench) -> None:
+    """After a step the controller rests for as long as the step took."""
+    now, step_seconds = 0.0, 0.5
+
+    def clock() -> float:
+        nonlocal now
+        now += step_seconds
+        return now
+
+    await bench.submit("a")
+    await start(bench, operation(TaskAction.CANCEL, QUEUED))
+    began = time.monotonic()
+    assert await Operations(bench.store, clock=clock).step() == 1
+    assert time.monotonic() - began >= step_seconds
 
 
 async def test_a_broken_operation_does_not_stop_the_others(bench: Bench) -> None:

@@ -331,6 +331,14 @@ async def test_operations_of_a_tenant_are_found_without_its_endpoints(bench: Ben
     assert len((await bench.store.operations.page_of_endpoints(TENANT, own, page=1, size=10)).items) == 1
 
 
+async def test_an_operation_is_kept_for_seven_days_after_its_end(bench: Bench) -> None:
+    await start(bench, operation(TaskAction.CANCEL, QUEUED))
+    key, week_ms = bench.keys.operation("op1"), 7 * 86_400_000
+    assert await bench.probe.ask("PTTL", key) == -1
+    await run(bench)
+    assert week_ms - 600_000 < await bench.probe.ask("PTTL", key) <= week_ms
+
+
 async def test_an_expired_operation_leaves_the_lists(bench: Bench) -> None:
     await start(bench, operation(TaskAction.CANCEL, QUEUED))
     await run(bench)
