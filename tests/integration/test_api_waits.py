@@ -12,6 +12,7 @@ import pytest
 
 from queue_engine.domain.principals import Role
 from queue_engine.domain.tasks import Outcome, Succeeded, TaskState
+from queue_engine.engine import waits
 from queue_engine.engine.principals import REVOCATION_SECONDS
 from queue_engine.engine.waits import MAX_RESPONSE_BYTES
 from queue_engine.store.api_keys import hash_of
@@ -171,6 +172,25 @@ async def test_the_first_ends_of_several_tasks_are_returned(api: RunningApi, end
     assert [task["taskId"] for task in found["ended"]] == ["t1"]
     assert (found["pending"], found["unknown"]) == (["t2", "t3"], ["none"])
     assert found["ended"][0] == (await api.client.get(f"{tasks_of(endpoint_id)}/t1")).json()["data"]
+
+
+async def test_tasks_that_end_shortly_after_the_first_are_returned_with_it(
+    api: RunningApi, endpoint_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shortly is two seconds here, because 20 ms are nothing on a busy machine."""
+    monkeypatch.setattr(waits, "GATHER_SECONDS", 2.0)
+    for name in ("t1", "t2", "t3"):
+        await api.submit(endpoint_id, taskId=name)
+    agent = api.store.queue(endpoint_id=endpoint_id, worker_id="w1", lease_ms=60_000)
+    started = [await agent.start(entry, address="127.0.0.1:9000") for entry in await agent.claim(2, block_ms=1000)]
+    waiting = asyncio.create_task(wait_for_any(api, endpoint_id, "t1", "t2", "t3"))
+    await are_waited_for(api, 3)
+    for one in started:
+        assert one is not None
+        await agent.settle(one.lease, Succeeded(b"1"))
+    found = await waiting
+    assert sorted(task["taskId"] for task in found["ended"]) == ["t1", "t2"]
+    assert found["pending"] == ["t3"]
 
 
 async def test_ended_tasks_are_returned_at_once_and_none_at_the_limit(api: RunningApi, endpoint_id: str) -> None:
