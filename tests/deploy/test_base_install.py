@@ -80,7 +80,7 @@ def test_the_help_lists_all_commands(environment: Path) -> None:
     ended = run(environment, "from queue_engine.__main__ import main; main()", "--help")
     assert ended.returncode == 0, ended.stderr
     assert "needs the extra `server`" in ended.stdout
-    assert "Submit, show, cancel, retry and delete tasks." in ended.stdout
+    assert "Submit, show, copy, cancel, retry and delete tasks." in ended.stdout
 
 
 @pytest.mark.parametrize("arguments", [("up", "--port", "1"), ("api",), ("keys", "create", "x")])

@@ -69,7 +69,8 @@ def clone(tmp_path: Path) -> Path:
 
 def steps(clone: Path, *targets: str) -> str:
     """Return the commands that `make` would run."""
-    command = ("make", "--dry-run", *targets, f"PYTHON={sys.executable}")
+    # Below `make test`, make would print the folder too.
+    command = ("make", "--dry-run", "--no-print-directory", *targets, f"PYTHON={sys.executable}")
     done = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=False)
     # The line of `check` that compares the console is run even now, because it calls make, and fails outside of git.
     assert done.returncode == 0 or "check" in targets, done.stderr

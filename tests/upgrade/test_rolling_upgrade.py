@@ -147,7 +147,8 @@ async def _all_succeed(store: Store, client: Client) -> None:
 
 
 async def _old_processes_are_refused_but_agents(programs: Programs, client: Client, container: HttpServer) -> None:
-    refused = [programs.start(role, BEFORE, role) for role in ("api", "controller", "delivery")]
+    commands = (("api", "--port", str(free_port())), ("controller",), ("delivery",))
+    refused = [programs.start(words[0], BEFORE, *words) for words in commands]
     agent = programs.agent(client.endpoint_id, container.url)
     for program in refused:
         assert await asyncio.to_thread(program.wait, 60) == 2
