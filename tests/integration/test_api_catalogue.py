@@ -59,6 +59,16 @@ async def test_the_settings_are_those_of_the_definitions_with_limits_and_default
     assert by_name["retryDelaysSeconds"]["default"] == [1, 3, 9, 27, 60]
 
 
+async def test_the_settings_say_what_a_change_of_them_does(api: RunningApi) -> None:
+    by_name = {one["name"]: one for one in (await data_of(api, "/v2/catalogue"))["settings"]}
+    replacing = {name for name, one in by_name.items() if one["renewsWorkers"]}
+    assert {"resources", "concurrency", "environmentVars", "readyPath"} <= replacing
+    assert replacing.isdisjoint({"name", "workers", "maxAttempts", "image", "serviceMode"})
+    view = await data_of(api, f"/v2/serverless/{await api.create_endpoint()}")
+    assert by_name["workers"]["shown"] == "totalWorkers"
+    assert all(one["shown"] in view for one in by_name.values())
+
+
 async def test_limits_of_the_operator_lower_maximum_and_default(valkey_url: str) -> None:
     async with running_api(valkey_url, max_queued_tasks_per_endpoint=500, max_worker_concurrency=1) as api:
         by_name = {one["name"]: one for one in (await data_of(api, "/v2/catalogue"))["settings"]}

@@ -37,12 +37,14 @@ class RegionView(View):
 
 
 class SettingView(View):
-    """A setting of a new endpoint."""
+    """A setting of an endpoint."""
 
     name: str = Field(description="Name of the member in `POST /v2/serverless`", examples=["concurrency"])
+    shown: str = Field(description="Name of the member in views of an endpoint", examples=["totalWorkers"])
     text: str = Field(description="Meaning of the setting")
     required: bool = Field(description="True if a new endpoint must have it")
     fixed: bool = Field(description="True if it cannot be changed later")
+    renews_workers: bool = Field(description="True if a change replaces the workers, one at a time")
     default: Any = Field(description="The value without the setting; null: none")
     rule: dict[str, Any] = Field(alias="schema", description="JSON Schema of the values, with this server's limits")
 
@@ -111,9 +113,11 @@ def settings_view(ceilings: Ceilings) -> list[dict[str, Any]]:
     return [
         {
             "name": one.name,
+            "shown": one.shown,
             "text": one.text,
             "required": one.required,
             "fixed": one.fixed,
+            "renewsWorkers": one.renews_workers,
             "default": one.default if limit is None or one.default is None else min(one.default, limit),
             "schema": one.schema if limit is None else {**one.schema, "maximum": min(one.schema["maximum"], limit)},
         }

@@ -316,9 +316,12 @@ class SettingSchema:
 
     name: str
     """Its name in requests."""
+    shown: str
+    """Its name in responses."""
     text: str
     required: bool
     fixed: bool
+    renews_workers: bool
     default: Any
     """As JSON; None: none."""
     schema: dict[str, Any]
@@ -332,9 +335,11 @@ def creation_schema() -> list[SettingSchema]:
     return [
         SettingSchema(
             name=(name := to_camel(one.asked)),
+            shown=to_camel(one.shown),
             text=one.definition.text,
             required=one.required,
             fixed=one.definition.fixed,
+            renews_workers=one.definition.renews_workers and not one.definition.fixed,
             default=_as_json(one),
             schema=_plain_schema(members[name], definitions),
         )
