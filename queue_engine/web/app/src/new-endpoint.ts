@@ -1,4 +1,4 @@
-// The form of a new endpoint: its values as text, the body of the request, and the errors of the API beside their fields.
+// The form of an endpoint: its values as text, the body of the request, and the errors of the API beside their fields.
 
 export interface Rule {
   type?: string;
@@ -12,8 +12,13 @@ export interface Rule {
 /** A setting as the catalogue describes it. */
 export interface Setting {
   name: string;
+  /** Its name in views of an endpoint. */
+  shown: string;
   text: string;
   required: boolean;
+  fixed: boolean;
+  /** True if a change replaces the workers. */
+  renewsWorkers: boolean;
   default: unknown;
   schema: Rule;
 }
@@ -28,6 +33,8 @@ export interface Variable {
   key: string;
   value: string;
   secret: boolean;
+  /** True while the value is the stored one, which the API does not return. */
+  stored?: boolean;
 }
 
 export interface Values {
@@ -60,14 +67,14 @@ export function valuesOf(body: Body, settings: readonly Setting[]): Values {
   const plain: Record<string, string> = {};
   for (const { name } of plainSettings(settings)) if (body[name] !== undefined && body[name] !== null) plain[name] = String(body[name]);
   const resources = (body["resources"] ?? []) as { region: string; gpuType: string; gpuCount: number }[];
-  const variables = (body["environmentVars"] ?? []) as { key: string; value: string; secret?: boolean }[];
-  const expose = body["expose"] as { port: number; protocol: string } | undefined;
-  const rate = body["rateLimit"] as { perSecond: number; burst: number } | undefined;
+  const variables = (body["environmentVars"] ?? []) as { key: string; value?: string; secret?: boolean }[];
+  const expose = body["expose"] as { port: number; protocol: string } | null | undefined;
+  const rate = body["rateLimit"] as { perSecond: number; burst: number } | null | undefined;
   const delays = body["retryDelaysSeconds"] as number[] | undefined;
   return {
     plain,
     resources: resources.map((one) => ({ ...one, gpuCount: String(one.gpuCount) })),
-    variables: variables.map((one) => ({ key: one.key, value: one.value, secret: one.secret !== false })),
+    variables: variables.map(({ key, value, secret }) => (value === undefined ? { key, value: "", secret: secret !== false, stored: true } : { key, value, secret: secret !== false })),
     port: expose ? String(expose.port) : "",
     protocol: expose?.protocol.toLowerCase() ?? "http",
     perSecond: rate ? String(rate.perSecond) : "",
@@ -102,12 +109,17 @@ function plainValue(text: string, setting: Setting): unknown {
 function structured(name: string, values: Values): unknown {
   switch (name) {
     case "resources": return values.resources.map((one) => ({ ...one, gpuCount: number(one.gpuCount) }));
-    case "environmentVars": return values.variables.length === 0 ? undefined : values.variables.map((one) => (one.secret ? { key: one.key, value: one.value } : one));
+    case "environmentVars": return values.variables.length === 0 ? undefined : values.variables.map(variable);
     case "expose": return values.port === "" ? undefined : { port: number(values.port), protocol: values.protocol };
     case "rateLimit": return values.perSecond === "" && values.burst === "" ? undefined : { perSecond: number(values.perSecond), burst: number(values.burst) };
     case "retryOn": return values.retryOn ?? undefined;
     default: return values.retryDelays.trim() === "" ? undefined : values.retryDelays.split(",").map((one) => number(one));
   }
+}
+
+/** A variable with a stored value has no `value`, so it can be compared and not be sent. */
+function variable({ key, value, secret, stored }: Variable): Body {
+  return { key, ...(stored ? {} : { value }), ...(secret ? {} : { secret: false }) };
 }
 
 function number(text: string): number | string {

@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { curlText } from "../src/curl.ts";
 import { bodyOf, fieldErrors, limitsText, pricePerHour, type Setting, shownBody, valuesOf } from "../src/new-endpoint.ts";
 
-const setting = (name: string, more: Partial<Setting> = {}): Setting => ({ name, text: "", required: false, default: null, schema: { type: "string" }, ...more });
+const setting = (name: string, more: Partial<Setting> = {}): Setting => ({ name, shown: name, text: "", required: false, fixed: false, renewsWorkers: false, default: null, schema: { type: "string" }, ...more });
 const SETTINGS = [
   setting("name", { required: true }), setting("resources", { required: true }), setting("workers", { required: true, schema: { type: "integer", minimum: 0, maximum: 1000 } }),
   setting("containerVolumeInGb", { required: true, schema: { type: "integer" } }), setting("environmentVars"), setting("expose"), setting("rateLimit"),

@@ -6,7 +6,7 @@ import { Card, Empty } from "./common.tsx";
 import type { Plot } from "./plot.ts";
 import { gapsOf, type Line, RANGES, type Range, type Series, type Span, spanIn, spanQuery, summary, timesOf, valueText } from "../series.ts";
 import { now, theme, zone } from "../state.ts";
-import { timeText } from "../times.ts";
+import { shortTime, timeText } from "../times.ts";
 
 /** The period in the URL, and how it is changed. Back leads to the period before. */
 export function useSpan(): { span: Span; choose: (span: Span) => void } {
@@ -76,7 +76,7 @@ function Canvas({ title, series, lines, at, choose }: Omit<Props, "id"> & { at: 
     const chosen = (from: number, to: number) => latest.current.choose({ from: Math.round(from * 1000), to: Math.round(to * 1000) });
     import("./plot.ts").then(({ plot }) => {
       if (isOver) return;
-      drawn.current = plot(element, latest.current.lines, zone.value, latest.current.series.stepSeconds, { at, chosen });
+      drawn.current = plot(element, latest.current.lines, zone.value, latest.current.series.stepSeconds, { time: shortTime, value: valueText }, { at, chosen });
       show();
       watch.observe(element);
     }, () => setFailed(true));

@@ -84,7 +84,7 @@ export function Read<T>({ from, children, lines = 3, gone }: { from: Polled<T>; 
   );
 }
 
-function Skeleton({ lines }: { lines: number }) {
+export function Skeleton({ lines }: { lines: number }) {
   const [late, setLate] = useState(false);
   useEffect(() => {
     const timer = window.setTimeout(() => setLate(true), SKELETON_MS);

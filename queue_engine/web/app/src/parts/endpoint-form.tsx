@@ -1,4 +1,5 @@
-// The form of a new endpoint, made from the settings' definitions, with the same request as a command beside it.
+// The form of an endpoint, made from the settings' definitions: the fields, which a new endpoint and the settings of one
+// share, the form of a new endpoint, and the same request as a command beside it.
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
@@ -15,12 +16,14 @@ type Credential = Schemas["CredentialView"];
 
 /** Settings of the first part of the form. The others are under "More settings", in the order of their definition. */
 const FIRST = ["name", "image", "initializationCommand", "serviceMode", "workers", "containerVolumeInGb"];
-const NO_ERRORS: FieldErrors = { byField: new Map(), others: "" };
+export const NO_ERRORS: FieldErrors = { byField: new Map(), others: "" };
 
 interface Fields {
   values: Values;
   set: (change: Partial<Values>) => void;
   errors: FieldErrors;
+  /** True if the endpoint exists: settings that are fixed are only shown, and each says if it replaces workers. */
+  isChange?: boolean | undefined;
 }
 
 export function EndpointForm({ template, created, name = "new endpoint" }: { template: Template; created: (id: string) => void; name?: string }) {
@@ -47,30 +50,45 @@ function Form({ template, catalogue, created, draft }: { template: Template; cat
       setError(caught instanceof ApiError ? caught : new ApiError(-1, String(caught)));
     }
   };
-  const plain = plainSettings(settings);
-  const more = plain.filter((one) => !FIRST.includes(one.name));
-  const hasHiddenError = [...errors.byField.keys()].some((path) => !isFirst(path));
   return (
     <form class="side" ref={form} onSubmit={(event) => event.preventDefault()}>
       <div class="stack">
-        <div class="grid2">{plain.filter((one) => FIRST.includes(one.name)).map((one) => <Plain key={one.name} setting={one} {...fields} />)}</div>
-        <Resources {...fields} catalogue={catalogue} setting={named(settings, "resources")} />
-        <Port {...fields} setting={named(settings, "expose")} />
-        <Variables {...fields} setting={named(settings, "environmentVars")} />
-        <details open={hasHiddenError || undefined}>
-          <summary>More settings: retries, limits, times, webhook</summary>
-          <div class="grid2 more">
-            {more.map((one) => (one.name === "containerRegistryAuthId" ? <Registry key={one.name} setting={one} {...fields} /> : <Plain key={one.name} setting={one} {...fields} />))}
-            <Rate {...fields} setting={named(settings, "rateLimit")} />
-            <Retries {...fields} outcomes={named(settings, "retryOn")} delays={named(settings, "retryDelaysSeconds")} />
-          </div>
-        </details>
-        {error === null ? null : errors.byField.size === 0 ? <ErrorNotice error={error} /> : <Notice tone="bad"><b>Not created.</b> {errors.byField.size === 1 ? "One field breaks" : `${errors.byField.size} fields break`} a rule, which stands beside it. <Foreign text={errors.others} /></Notice>}
+        <SettingFields {...fields} catalogue={catalogue} />
+        {error === null ? null : errors.byField.size === 0 ? <ErrorNotice error={error} /> : <Notice tone="bad"><b>Not created.</b> <Broken errors={errors} /></Notice>}
         <div class="row"><Action right="manage_tenant" kind="main" act={create}>Create the endpoint</Action><Price values={values} catalogue={catalogue} /></div>
       </div>
-      <Request body={body} />
+      <aside><Request method="POST" path="/v2/serverless" body={body} /></aside>
     </form>
   );
+}
+
+/** All fields, with those that are rarely needed under "More settings". */
+export function SettingFields({ catalogue, ...fields }: Fields & { catalogue: Catalogue }) {
+  const settings = catalogue.settings as Setting[];
+  const plain = plainSettings(settings);
+  const more = plain.filter((one) => !FIRST.includes(one.name));
+  const hasHiddenError = [...fields.errors.byField.keys()].some((path) => !isFirst(path));
+  return (
+    <>
+      <div class="grid2">{plain.filter((one) => FIRST.includes(one.name)).map((one) => <Plain key={one.name} setting={one} {...fields} />)}</div>
+      <Resources {...fields} catalogue={catalogue} setting={named(settings, "resources")} />
+      <Port {...fields} setting={named(settings, "expose")} />
+      <Variables {...fields} setting={named(settings, "environmentVars")} />
+      <details open={hasHiddenError || undefined}>
+        <summary>More settings: retries, limits, times, webhook</summary>
+        <div class="grid2 more">
+          {more.map((one) => (one.name === "containerRegistryAuthId" ? <Registry key={one.name} setting={one} {...fields} /> : <Plain key={one.name} setting={one} {...fields} />))}
+          <Rate {...fields} setting={named(settings, "rateLimit")} />
+          <Retries {...fields} outcomes={named(settings, "retryOn")} delays={named(settings, "retryDelaysSeconds")} />
+        </div>
+      </details>
+    </>
+  );
+}
+
+/** How many fields break a rule, and what the API says of no field. */
+export function Broken({ errors }: { errors: FieldErrors }) {
+  return <>{errors.byField.size === 1 ? "One field breaks" : `${errors.byField.size} fields break`} a rule, which stands beside it. <Foreign text={errors.others} /></>;
 }
 
 function isFirst(path: string): boolean {
@@ -78,18 +96,16 @@ function isFirst(path: string): boolean {
 }
 
 function named(settings: Setting[], name: string): Setting {
-  return settings.find((one) => one.name === name) ?? { name, text: name, required: false, default: null, schema: {} };
+  return settings.find((one) => one.name === name) ?? { name, shown: name, text: name, required: false, fixed: false, renewsWorkers: false, default: null, schema: {} };
 }
 
 /** The same as a command. Values of secret variables are only in what is copied. */
-function Request({ body }: { body: Record<string, unknown> }) {
-  const text = (given: Record<string, unknown>) => curlText(API_ORIGIN, "POST", "/v2/serverless", JSON.stringify(given, null, 2));
+export function Request({ method, path, body }: { method: string; path: string; body: Record<string, unknown> }) {
+  const text = (given: Record<string, unknown>) => curlText(API_ORIGIN, method, path, JSON.stringify(given, null, 2));
   return (
-    <aside>
-      <Card id="request" title="The same as a command" aside={<CopyButton text={() => text(body)}>Copy as curl</CopyButton>}>
-        <pre class="log" tabIndex={0} aria-label="The request as a command"><Foreign text={text(shownBody(body))} limit={20_000} /></pre>
-      </Card>
-    </aside>
+    <Card id="request" title="The same as a command" aside={<CopyButton text={() => text(body)}>Copy as curl</CopyButton>}>
+      <pre class="log" tabIndex={0} aria-label="The request as a command"><Foreign text={text(shownBody(body))} limit={20_000} /></pre>
+    </Card>
   );
 }
 
@@ -101,6 +117,12 @@ function Price({ values, catalogue }: { values: Values; catalogue: Catalogue }) 
 /** Text of a definition, in which names stand between back quotes. */
 export function Words({ text }: { text: string }) {
   return <>{text.split("`").map((part, index) => (index % 2 === 1 ? <code key={index}>{part}</code> : part))}</>;
+}
+
+/** The meaning of a setting; in a change also whether it replaces workers. */
+function Meaning({ setting, isChange }: { setting: Setting; isChange?: boolean | undefined }) {
+  const consequence = !isChange ? "" : setting.fixed ? "; cannot be changed" : setting.renewsWorkers ? "; a change replaces the workers" : "";
+  return <><Words text={setting.text} />{consequence}</>;
 }
 
 interface LabelledProps {
@@ -124,15 +146,16 @@ function Labelled({ path, label, errors, hint, children }: LabelledProps) {
   );
 }
 
-function Plain({ setting, values, set, errors }: { setting: Setting } & Fields) {
+function Plain({ setting, values, set, errors, isChange }: { setting: Setting } & Fields) {
   const { name, schema } = setting;
   const value = values.plain[name] ?? "";
   const change = (text: string) => set({ plain: { ...values.plain, [name]: text } });
   const limits = limitsText(setting);
   return (
-    <Labelled path={name} label={labelOf(name)} errors={errors} hint={<><Words text={setting.text} />{limits ? `; ${limits}` : ""}</>}>
+    <Labelled path={name} label={labelOf(name)} errors={errors} hint={<><Meaning setting={setting} isChange={isChange} />{limits ? `; ${limits}` : ""}</>}>
       {(attributes) => {
         const common = { ...attributes, class: "field", value };
+        if (isChange && setting.fixed) return <input {...common} readOnly />;
         if (schema.enum) return <select {...common} onChange={(event) => change(event.currentTarget.value)}>{setting.required ? null : <option value="">default</option>}{schema.enum.map((one) => <option key={one} value={one}>{one}</option>)}</select>;
         if (name === "initializationCommand") return <textarea {...common} class="field low" spellcheck={false} onInput={(event) => change(event.currentTarget.value)} />;
         const isNumber = schema.type === "integer" || schema.type === "number";
@@ -150,13 +173,13 @@ export function labelOf(name: string): string {
   return words[0]!.toUpperCase() + words.slice(1);
 }
 
-function Resources({ values, set, errors, catalogue, setting }: { catalogue: Catalogue; setting: Setting } & Fields) {
+function Resources({ values, set, errors, catalogue, setting, isChange }: { catalogue: Catalogue; setting: Setting } & Fields) {
   const change = (index: number, more: object) => set({ resources: values.resources.map((one, at) => (at === index ? { ...one, ...more } : one)) });
   const first = catalogue.regions?.[0]?.name ?? "local";
   return (
     <fieldset class="group">
       <legend>Resources</legend>
-      <p class="hint"><Words text={setting.text} />. The first that has room is used.</p>
+      <p class="hint"><Meaning setting={setting} isChange={isChange} />. The first that has room is used.</p>
       {values.resources.map((one, index) => {
         const path = `resources[${index}]`;
         const offered = catalogue.regions?.find((region) => region.name === one.region)?.gpuTypes;
@@ -192,12 +215,12 @@ function GroupFault({ path, errors }: { path: string; errors: FieldErrors }) {
   return error === undefined ? null : <p class="hint fault"><Foreign text={error} limit={600} /></p>;
 }
 
-function Port({ values, set, errors, setting }: { setting: Setting } & Fields) {
+function Port({ values, set, errors, setting, isChange }: { setting: Setting } & Fields) {
   return (
     <fieldset class="group">
       <legend>Port</legend>
       <div class="row start">
-        <Labelled path="expose.port" label="Port of the container" errors={errors} hint={<Words text={setting.text} />}>{(attributes) => <input {...attributes} class="field" inputMode="numeric" value={values.port} onInput={(event) => set({ port: event.currentTarget.value })} />}</Labelled>
+        <Labelled path="expose.port" label="Port of the container" errors={errors} hint={<Meaning setting={setting} isChange={isChange} />}>{(attributes) => <input {...attributes} class="field" inputMode="numeric" value={values.port} onInput={(event) => set({ port: event.currentTarget.value })} />}</Labelled>
         <Labelled path="expose.protocol" label="Protocol" errors={errors}>{(attributes) => <select {...attributes} class="field" value={values.protocol} onChange={(event) => set({ protocol: event.currentTarget.value })}><option value="http">http</option><option value="tcp">tcp</option></select>}</Labelled>
       </div>
       <GroupFault path="expose" errors={errors} />
@@ -205,17 +228,17 @@ function Port({ values, set, errors, setting }: { setting: Setting } & Fields) {
   );
 }
 
-function Variables({ values, set, errors, setting }: { setting: Setting } & Fields) {
+function Variables({ values, set, errors, setting, isChange }: { setting: Setting } & Fields) {
   const change = (index: number, more: object) => set({ variables: values.variables.map((one, at) => (at === index ? { ...one, ...more } : one)) });
   return (
     <fieldset class="group">
       <legend>Environment</legend>
-      <p class="hint"><Words text={setting.text} />.</p>
+      <p class="hint"><Meaning setting={setting} isChange={isChange} />.{values.variables.some((one) => one.stored) ? " A change sends all variables, so it needs all their values again." : ""}</p>
       {values.variables.map((one, index) => (
         <div class="row start" key={index}>
           <Labelled path={`environmentVars[${index}].key`} label="Name" errors={errors}>{(attributes) => <input {...attributes} class="field" spellcheck={false} autocomplete="off" value={one.key} onInput={(event) => change(index, { key: event.currentTarget.value })} />}</Labelled>
           <Labelled path={`environmentVars[${index}].value`} label="Value" errors={errors}>{(attributes) => {
-            const common = { ...attributes, class: "field", autocomplete: "off" as const, value: one.value, onInput: (event: { currentTarget: HTMLInputElement }) => change(index, { value: event.currentTarget.value }) };
+            const common = { ...attributes, class: "field", autocomplete: "off" as const, value: one.value, placeholder: one.stored ? "stored, not shown" : "", onInput: (event: { currentTarget: HTMLInputElement }) => change(index, { value: event.currentTarget.value, stored: false }) };
             return one.secret ? <input {...common} type="password" /> : <input {...common} type="text" spellcheck={false} />;
           }}</Labelled>
           <label><input type="checkbox" checked={one.secret} onChange={(event) => change(index, { secret: event.currentTarget.checked })} /> secret</label>
@@ -228,14 +251,17 @@ function Variables({ values, set, errors, setting }: { setting: Setting } & Fiel
   );
 }
 
-function Registry({ setting, values, set, errors }: { setting: Setting } & Fields) {
+function Registry({ setting, values, set, errors, isChange }: { setting: Setting } & Fields) {
   const stored = usePolled("credentials", 0, (signal) => get<Credential[]>(["container-registry-auths"], {}, signal));
   const change = (text: string) => set({ plain: { ...values.plain, [setting.name]: text } });
+  const value = values.plain[setting.name] ?? "";
+  const isListed = value === "" || stored.data?.some((one) => String(one.id) === value);
   return (
-    <Labelled path={setting.name} label="Credential of the registry" errors={errors} hint={<Words text={setting.text} />}>
+    <Labelled path={setting.name} label="Credential of the registry" errors={errors} hint={<Meaning setting={setting} isChange={isChange} />}>
       {(attributes) => (
-        <select {...attributes} class="field" value={values.plain[setting.name] ?? ""} onChange={(event) => change(event.currentTarget.value)}>
+        <select {...attributes} class="field" value={value} onChange={(event) => change(event.currentTarget.value)}>
           <option value="">none</option>
+          {isListed ? null : <option value={value}>credential {value}</option>}
           {(stored.data ?? []).map((one) => <option key={one.id} value={String(one.id)}>{one.name} ({one.id})</option>)}
         </select>
       )}
@@ -243,11 +269,11 @@ function Registry({ setting, values, set, errors }: { setting: Setting } & Field
   );
 }
 
-function Rate({ values, set, errors, setting }: { setting: Setting } & Fields) {
+function Rate({ values, set, errors, setting, isChange }: { setting: Setting } & Fields) {
   return (
     <fieldset class="group">
       <legend>Rate limit</legend>
-      <p class="hint"><Words text={setting.text} />.</p>
+      <p class="hint"><Meaning setting={setting} isChange={isChange} />.</p>
       <div class="row start">
         <Labelled path="rateLimit.perSecond" label="Starts per second" errors={errors}>{(attributes) => <input {...attributes} class="field" inputMode="decimal" placeholder="no limit" value={values.perSecond} onInput={(event) => set({ perSecond: event.currentTarget.value })} />}</Labelled>
         <Labelled path="rateLimit.burst" label="At once" errors={errors}>{(attributes) => <input {...attributes} class="field tiny" inputMode="numeric" value={values.burst} onInput={(event) => set({ burst: event.currentTarget.value })} />}</Labelled>

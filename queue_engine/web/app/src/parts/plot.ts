@@ -1,8 +1,9 @@
-// The canvas of a chart, by uPlot. It is a part of its own, which is loaded with the first chart.
+// The canvas of a chart, by uPlot. It is a part of its own, which is loaded with the first chart. It imports no code of the
+// console, because each set of parts that share code would become one more file of the first load.
 
 import uPlot from "uplot";
-import { type Gap, type Line, valueText } from "../series.ts";
-import { shortTime, type Zone } from "../times.ts";
+import type { Gap, Line, valueText } from "../series.ts";
+import type { shortTime, Zone } from "../times.ts";
 
 export interface Plot {
   setData: (times: number[], lines: readonly Line[], gaps: readonly Gap[]) => void;
@@ -17,12 +18,18 @@ export interface Events {
   chosen: (from: number, to: number) => void;
 }
 
+/** How times and values are written at the axes. */
+export interface Texts {
+  time: typeof shortTime;
+  value: typeof valueText;
+}
+
 export const HEIGHT = 150;
 const DASHES = [[], [6, 4], [2, 3]];
 const GROUP = "page";
 
 /** Draw lines over time. The cursors of all charts of the page move together, and a period is chosen in one of them. Lines differ by their dashes too, so that a colour does not have to do alone. */
-export function plot(element: HTMLElement, lines: readonly Line[], zone: Zone, stepSeconds: number, events: Events): Plot {
+export function plot(element: HTMLElement, lines: readonly Line[], zone: Zone, stepSeconds: number, texts: Texts, events: Events): Plot {
   const style = getComputedStyle(document.documentElement);
   const colour = (name: string) => style.getPropertyValue(`--${name}`).trim();
   let gaps: readonly Gap[] = [];
@@ -54,8 +61,8 @@ export function plot(element: HTMLElement, lines: readonly Line[], zone: Zone, s
     scales: { x: { time: true }, y: { range: (_, __, most) => [0, Math.max(1, most * 1.05)] } },
     cursor: { sync: { key: GROUP, setSeries: false, filters: { pub: (type: string) => type !== "mousedown" && type !== "mouseup" } }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
     axes: [
-      { ...axis, size: 26, space: 70, values: (_, splits) => splits.map((at) => shortTime(at * 1000, zone, splits)) },
-      { ...axis, size: 56, space: 30, values: (_, splits) => splits.map((value) => valueText(value, lines[0]?.unit ?? "count")) },
+      { ...axis, size: 26, space: 70, values: (_, splits) => splits.map((at) => texts.time(at * 1000, zone, splits)) },
+      { ...axis, size: 56, space: 30, values: (_, splits) => splits.map((value) => texts.value(value, lines[0]?.unit ?? "count")) },
     ],
     series: [{}, ...lines.map((line, index) => ({
       label: line.word,

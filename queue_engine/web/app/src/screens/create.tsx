@@ -3,7 +3,7 @@ import { get, type Template } from "../api.ts";
 import { useDraft } from "../drafts.ts";
 import { AgentCommand } from "../parts/agent-command.tsx";
 import { Card, Foreign, Notice, Read, Title } from "../parts/common.tsx";
-import { EndpointForm } from "../parts/endpoint-form.tsx";
+import { EndpointForm } from "../parts/later.tsx";
 import { TemplateChoice } from "../parts/template-choice.tsx";
 import { viewUrl } from "../place.ts";
 import { usePolled } from "../polled.ts";

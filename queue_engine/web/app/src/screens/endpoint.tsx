@@ -1,13 +1,13 @@
 import { useLocation } from "preact-iso";
 import { useState } from "preact/hooks";
-import { type Counts, type Endpoint, get, type Schemas, send, type Worker } from "../api.ts";
-import { Action, Card, Confirm, Empty, Foreign, Notice, Read, Title, useActions } from "../parts/common.tsx";
+import { type Counts, get, type Schemas, send, type Worker } from "../api.ts";
+import { Action, Confirm, Empty, Foreign, Notice, Read, Title, useActions } from "../parts/common.tsx";
 import { EndpointCharts } from "../parts/endpoint-charts.tsx";
 import { EndpointLog } from "../parts/endpoint-log.tsx";
 import { GivenUpDeliveries } from "../parts/given-up.tsx";
 import { ErrorGroups } from "../parts/errors.tsx";
 import { PlatformState, State } from "../parts/shapes.tsx";
-import { JsonTree } from "../parts/tree.tsx";
+import { EndpointSettings } from "../parts/later.tsx";
 import { WebhookTest } from "../parts/webhook-test.tsx";
 import { WorkersTable } from "../parts/workers-table.tsx";
 import { type Filters, listQuery } from "../filters.ts";
@@ -46,7 +46,7 @@ export function EndpointScreen({ endpoint = "", tab = "overview" }: { endpoint?:
               {TABS.map((name) => <a key={name} href={viewUrl("endpoints", one.id, name)} aria-current={name === tab ? "page" : undefined}>{name[0]!.toUpperCase() + name.slice(1)}</a>)}
               {one.serviceMode === "QUEUE" ? <a href={viewUrl("tasks") + listQuery(one.id)}>Tasks</a> : null}
             </nav>
-            <Tab name={tab} endpoint={one} counts={counts} workers={workers} />
+            <Tab name={tab} endpoint={one} counts={counts} workers={workers} again={shown.again} />
           </>
         )}
       </Read>
@@ -54,13 +54,13 @@ export function EndpointScreen({ endpoint = "", tab = "overview" }: { endpoint?:
   );
 }
 
-function Tab({ name, ...known }: Known & { name: string }) {
+function Tab({ name, again, ...known }: Known & { name: string; again: () => void }) {
   switch (name) {
     case "overview": return <Overview {...known} />;
     case "workers": return <WorkersTable endpoint={known.endpoint} workers={known.workers} />;
     case "deliveries": return <><GivenUpDeliveries endpoint={known.endpoint} /><WebhookTest endpoint={known.endpoint} /></>;
     case "logs": return <EndpointLog endpoint={known.endpoint} />;
-    case "settings": return <Settings endpoint={known.endpoint} />;
+    case "settings": return <EndpointSettings key={known.endpoint.id} endpoint={known.endpoint} workers={known.workers} again={again} />;
     default: return <Empty>No such view: the endpoint has none of this name. <a href={viewUrl("endpoints", known.endpoint.id)}>Overview</a></Empty>;
   }
 }
@@ -121,13 +121,5 @@ function Overview({ endpoint, counts: all, workers }: Known) {
       {isQueue && all.failed > 0 ? <ErrorGroups endpoint={endpoint} /> : null}
       <WorkersTable endpoint={endpoint} workers={workers} />
     </>
-  );
-}
-
-function Settings({ endpoint }: { endpoint: Endpoint }) {
-  return (
-    <Card id="settings" title="Settings" aside={<span class="muted">Changed by <code>queue-engine endpoints update</code> or <code>PATCH</code></span>}>
-      <div class="body"><JsonTree text={JSON.stringify(endpoint)} open /></div>
-    </Card>
   );
 }

@@ -7,7 +7,7 @@ import { curlText } from "../curl.ts";
 import { useDraft } from "../drafts.ts";
 import { AgentCommand } from "../parts/agent-command.tsx";
 import { Action, CopyButton, Empty, ErrorNotice, Foreign, Notice, Read, Title, useActions } from "../parts/common.tsx";
-import { EndpointForm } from "../parts/endpoint-form.tsx";
+import { EndpointForm } from "../parts/later.tsx";
 import { PlatformState, TaskState } from "../parts/shapes.tsx";
 import { TemplateChoice } from "../parts/template-choice.tsx";
 import { Timeline } from "../parts/timeline.tsx";
