@@ -4,6 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import { ApiError, get, isLoggedOut, logIn, type Me } from "./api.ts";
 import { forgetDrafts } from "./drafts.ts";
 import { ErrorNotice, Title } from "./parts/common.tsx";
+import { CredentialsScreen } from "./parts/later.tsx";
 import { Shell } from "./parts/shell.tsx";
 import { BASE } from "./place.ts";
 import { AuditScreen } from "./screens/audit.tsx";
@@ -82,6 +83,7 @@ function Views({ ended }: { ended: () => void }) {
           <Route path={`${BASE}/bulk`} component={BulkScreen} />
           <Route path={`${BASE}/bulk/:endpoint/:operation`} component={OperationScreen} />
           <Route path={`${BASE}/keys`} component={KeysScreen} />
+          <Route path={`${BASE}/credentials`} component={CredentialsScreen} />
           <Route path={`${BASE}/audit`} component={AuditScreen} />
           <Route path={`${BASE}/system`} component={SystemScreen} />
           <Route default component={NoView} />

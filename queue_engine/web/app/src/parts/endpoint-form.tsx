@@ -7,8 +7,9 @@ import { ApiError, get, type Schemas, send, type Template } from "../api.ts";
 import { curlText } from "../curl.ts";
 import { forgetDraft, useDraft } from "../drafts.ts";
 import { bodyOf, type FieldErrors, fieldErrors, limitsText, plainSettings, pricePerHour, type Setting, shownBody, type Values, valuesOf } from "../new-endpoint.ts";
-import { API_ORIGIN } from "../place.ts";
+import { API_ORIGIN, viewUrl } from "../place.ts";
 import { usePolled } from "../polled.ts";
+import { can } from "../state.ts";
 import { Action, Card, CopyButton, ErrorNotice, Foreign, Notice, Read } from "./common.tsx";
 
 export type Catalogue = Schemas["CatalogueView"];
@@ -134,7 +135,7 @@ interface LabelledProps {
 }
 
 /** A field with its label, its rule, and the API's error. */
-function Labelled({ path, label, errors, hint, children }: LabelledProps) {
+export function Labelled({ path, label, errors, hint, children }: LabelledProps) {
   const id = `f-${path.replace(/[^A-Za-z0-9]+/g, "-")}`;
   const error = errors.byField.get(path);
   return (
@@ -255,9 +256,10 @@ function Registry({ setting, values, set, errors, isChange }: { setting: Setting
   const stored = usePolled("credentials", 0, (signal) => get<Credential[]>(["container-registry-auths"], {}, signal));
   const change = (text: string) => set({ plain: { ...values.plain, [setting.name]: text } });
   const value = values.plain[setting.name] ?? "";
+  const hint = <><Meaning setting={setting} isChange={isChange} />{can("view_tenant") ? <>. <a href={viewUrl("credentials")}>Credentials</a></> : null}</>;
   const isListed = value === "" || stored.data?.some((one) => String(one.id) === value);
   return (
-    <Labelled path={setting.name} label="Credential of the registry" errors={errors} hint={<Meaning setting={setting} isChange={isChange} />}>
+    <Labelled path={setting.name} label="Credential of the registry" errors={errors} hint={hint}>
       {(attributes) => (
         <select {...attributes} class="field" value={value} onChange={(event) => change(event.currentTarget.value)}>
           <option value="">none</option>

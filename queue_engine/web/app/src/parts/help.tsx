@@ -5,7 +5,7 @@ import { viewUrl } from "../place.ts";
 const KEYS: [string[], string][] = [
   [["Ctrl K"], "find an endpoint, or a task by its id"],
   [["/"], "add a filter"],
-  [["g", "o"], "overview; then e endpoints, t tasks, d deliveries, w workers, b bulk operations, k keys, a audit log, s system"],
+  [["g", "o"], "overview; then e endpoints, t tasks, d deliveries, w workers, b bulk operations, k keys, c credentials, a audit log, s system"],
   [["j"], "next row"],
   [["k"], "row before"],
   [["Enter"], "open the row"],

@@ -7,6 +7,7 @@ import { Notice, Skeleton } from "./common.tsx";
 
 export const EndpointForm = later(async () => (await import("./forms.ts")).EndpointForm);
 export const EndpointSettings = later(async () => (await import("./forms.ts")).EndpointSettings);
+export const CredentialsScreen = later(async () => (await import("./forms.ts")).CredentialsScreen);
 
 function later<P extends object>(load: () => Promise<ComponentType<P>>) {
   let part: ComponentType<P> | null = null;

@@ -36,7 +36,7 @@ export function Shell({ children, ended }: { children: ComponentChildren; ended:
   const go = (...parts: string[]) => () => route(viewUrl(...parts));
   useKeys({
     "?": () => setHelps(true), l: () => { isPaused.value = !isPaused.value; },
-    "g o": () => route(BASE), "g e": go("endpoints"), "g t": go("tasks"), "g d": go("deliveries"), "g w": go("workers"), "g b": go("bulk"), "g k": go("keys"), "g a": go("audit"), "g s": go("system"),
+    "g o": () => route(BASE), "g e": go("endpoints"), "g t": go("tasks"), "g d": go("deliveries"), "g w": go("workers"), "g b": go("bulk"), "g k": go("keys"), "g c": go("credentials"), "g a": go("audit"), "g s": go("system"),
   });
   useChords();
   return (
@@ -119,6 +119,7 @@ function Sections() {
     <li><a href={url} aria-current={isHere ? "page" : undefined}><span>{word}</span></a></li>
   );
   const isIn = (section: string) => path.startsWith(viewUrl(section));
+  const credentials = can("view_tenant") ? link(viewUrl("credentials"), "Credentials", isIn("credentials")) : null;
   const system = link(viewUrl("system"), "System", isIn("system"));
   return (
     <nav class="nav" aria-label="Sections">
@@ -136,11 +137,12 @@ function Sections() {
           <h2>Settings</h2>
           <ul>
             {link(viewUrl("keys"), "API keys", isIn("keys"))}
+            {credentials}
             {can("manage_tenant") ? link(viewUrl("audit"), "Audit log", isIn("audit")) : null}
             {system}
           </ul>
         </>
-      ) : <ul>{system}</ul>}
+      ) : <ul>{credentials}{system}</ul>}
     </nav>
   );
 }
