@@ -102,6 +102,17 @@ class WebhookTest:
         return f"msg_test_{self.test_id}"
 
 
+class Unsent(StrEnum):
+    """Reasons why a test of a webhook has no result."""
+
+    NO_PROCESS = "no_process"
+    """No delivery process runs."""
+    BUSY = "busy"
+    """No delivery process had a free slot for the test in time."""
+    NO_RESULT = "no_result"
+    """The delivery process that took the test has sent no result."""
+
+
 def webhook_test_body(test: WebhookTest, at_ms: int) -> bytes:
     """Return the JSON body of a test."""
     body = {

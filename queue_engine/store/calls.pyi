@@ -291,6 +291,12 @@ class ForgetApiKeysOk:
 class ForgetOperationsOk:
     word: Literal["OK"]
 
+class FreeWebhookTestOk:
+    word: Literal["OK"]
+
+class FreeWebhookTestHeld:
+    word: Literal["HELD"]
+
 class HastenChecksOk:
     word: Literal["OK"]
     hastened: int
@@ -1372,6 +1378,8 @@ class Scripts:
         operation_ids: Sequence[str],
     ) -> ForgetOperationsOk:
         """Remove operations that have ended."""
+    async def free_webhook_test(self, *, slot: str, test_id: str) -> FreeWebhookTestOk | FreeWebhookTestHeld:
+        """Free the slot of a tenant that a test of a webhook has, so that the tenant can send another test."""
     async def hasten_checks(self, keys: Partition, /, *, limit: int) -> HastenChecksOk:
         """Let the leading controller look at endpoints of a partition at once that it would look at later."""
     async def hold_leadership(

@@ -63,6 +63,11 @@ def webhook_test(test_id: str) -> str:
     return f"{{qe}}:webhook-test:{test_id}"
 
 
+def webhook_test_of(tenant: str) -> str:
+    """String: the id of the test of a webhook that a tenant sends; absent while it sends none; expires."""
+    return f"{{qe}}:webhook-test-of:{tenant}"
+
+
 FIRST_TENANT = "{qe}:first-tenant"
 """The tenant that is about to create the first endpoint, while only one tenant may have endpoints; expires."""
 PLATFORM_PROBLEM = "{qe}:platform-problem"

@@ -186,11 +186,11 @@ class Store:
         self.platform_note = PlatformNote(self.redis)
         self.standings = StandingStore(self.redis)
         # Over the connections that may be many: an API process waits for a test with one of its own.
-        self.webhook_tests = WebhookTests(self.redis, self._waits, sealer)
         self.logs = LogStore(self._logs, self._scripts_over(self._logs), self.partitions)
         self.endpoint_logs = EndpointLogs(self._logs, self.partitions, self.now_ms)
         self.header_sealing = HeaderSealing(self.redis, self.tasks)
         self.processes = Processes(self.redis, self.data_format)
+        self.webhook_tests = WebhookTests(self.redis, self._waits, self.scripts, self.processes, sealer)
         self.cancel_requests = CancelRequests(self._blocking)
         self.task_watch = TaskWatch(self.redis, self.scripts, self.partitions, self._runner.confirm)
 

@@ -3,6 +3,10 @@
 A request is an entry of a list that delivery processes wait for. The one that takes it tells in a list of the test that
 it has begun, and then the result. Both lists expire. A test has one attempt: it is lost when the process that has taken
 it dies, and the client then gets no result.
+
+A tenant has one slot in the store, whichever API processes it asks, so that a receiver that does not respond takes one
+of the slots of the delivery processes at most. A test keeps the slot until it is withdrawn or its attempt has ended,
+also when its client has disconnected. The slot expires, because the process that should free it may die.
 """
 
 from __future__ import annotations
@@ -10,20 +14,29 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
-from queue_engine.domain.deliveries import Phases, WebhookResponse, WebhookTest
+from queue_engine.domain.deliveries import Phases, Unsent, WebhookResponse, WebhookTest
 from queue_engine.net.error_types import INTERNAL
-from queue_engine.store.keys import WEBHOOK_TESTS, webhook_test
+from queue_engine.store.calls import Scripts
+from queue_engine.store.keys import WEBHOOK_TESTS, webhook_test, webhook_test_of
+from queue_engine.store.processes import Processes
 from queue_engine.store.redis.client import MAX_BLOCK_SECONDS
 
 MAX_WAITING = 100
 """Limit of the tests that wait for a delivery process. The oldest are removed."""
 KEPT_MS = 60_000
+SLOT_MS = 60_000
+"""Time after which the slot of a tenant expires, unless a delivery process has taken the test."""
+MARGIN_SECONDS = 5.0
+"""Time beyond that of the attempt for which the result is awaited."""
+DELIVERY_ROLE = "delivery"
 
 
 @dataclass(frozen=True)
@@ -39,32 +52,50 @@ class WebhookTests:
     """The tests that wait, and their results. Every method raises RedisError."""
 
     def __init__(
-        self, redis: Redis, blocking: Redis, sealer: Sealer, *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        redis: Redis,
+        blocking: Redis,
+        scripts: Scripts,
+        processes: Processes,
+        sealer: Sealer,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = redis
         self._blocking = blocking
+        self._scripts = scripts
+        self._processes = processes
         self._sealer = sealer
         self._monotonic = monotonic
 
+    async def hold(self, test: WebhookTest) -> bool:
+        """Take the slot of the test's tenant, which `send` frees. Return False while another test has it."""
+        slot = webhook_test_of(test.tenant)
+        return bool(await self._redis.set(slot, test.test_id, nx=True, px=SLOT_MS))
+
     async def send(
-        self, test: WebhookTest, *, taken_within_seconds: float, margin_seconds: float = 5.0
-    ) -> WebhookResponse | None:
-        """Return the result of a test; None if no delivery process has taken it in time, or sent its result.
+        self, test: WebhookTest, *, taken_within_seconds: float, margin_seconds: float = MARGIN_SECONDS
+    ) -> WebhookResponse | Unsent:
+        """Return the result of a test that has the slot of its tenant, or the reason why there is none.
 
         A test that is not taken in time is withdrawn. Raises SecretKeyMissing if the auth key cannot be sealed.
         """
-        request, key = self._stored(test), webhook_test(test.test_id)
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.rpush(WEBHOOK_TESTS, request)
-        pipeline.ltrim(WEBHOOK_TESTS, -MAX_WAITING, -1)
-        pipeline.pexpire(WEBHOOK_TESTS, KEPT_MS)
-        await pipeline.execute()
-        begun = await self._told(key, taken_within_seconds)
-        if begun is None and await self._redis.lrem(WEBHOOK_TESTS, 1, request):  # type: ignore[misc]
-            return None
-        seconds = taken_within_seconds if begun is None else float(begun["seconds"])
-        told = await self._told(key, seconds + margin_seconds)
-        return None if told is None else _response(told)
+        request, is_over = self._stored(test), False
+        try:
+            await self._push(request)
+            begun = await self._told(test, taken_within_seconds)
+            if begun is None:
+                is_over = await self._withdrawn(request)
+                if is_over:
+                    return await self._why_not_taken()
+            seconds = taken_within_seconds if begun is None else float(begun["seconds"])
+            told = await self._told(test, seconds + margin_seconds)
+            is_over = told is not None
+            return Unsent.NO_RESULT if told is None else _response(told)
+        finally:
+            with suppress(RedisError, OSError):  # the slot expires
+                if is_over or await self._withdrawn(request):
+                    await self._free(test)
 
     async def take(self, attempt_seconds: float) -> TakenTest | None:
         """Return a test that waits, after telling that its attempt takes at most so long. None: there was none."""
@@ -72,11 +103,14 @@ class WebhookTests:
         if found is None:
             return None
         taken = self._read(found)
+        kept_ms = int((attempt_seconds + MARGIN_SECONDS) * 1000)
+        await self._redis.pexpire(webhook_test_of(taken.test.tenant), kept_ms)
         await self._tell(taken.test, {"seconds": attempt_seconds})
         return taken
 
     async def respond(self, test: WebhookTest, response: WebhookResponse) -> None:
-        """Tell the result of a test."""
+        """Tell the result of a test, and free the slot of its tenant. Safe to call twice."""
+        await self._free(test)
         phases = response.phases
         await self._tell(
             test,
@@ -89,6 +123,24 @@ class WebhookTests:
             },
         )
 
+    async def _push(self, request: str) -> None:
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.rpush(WEBHOOK_TESTS, request)
+        pipeline.ltrim(WEBHOOK_TESTS, -MAX_WAITING, -1)
+        pipeline.pexpire(WEBHOOK_TESTS, KEPT_MS)
+        await pipeline.execute()
+
+    async def _withdrawn(self, request: str) -> bool:
+        """Withdraw a test. Return False if it is not waiting, because a delivery process has taken it."""
+        return bool(await self._redis.lrem(WEBHOOK_TESTS, 1, request))  # type: ignore[misc]
+
+    async def _why_not_taken(self) -> Unsent:
+        running = await self._processes.running()
+        return Unsent.BUSY if any(one.role == DELIVERY_ROLE for one in running) else Unsent.NO_PROCESS
+
+    async def _free(self, test: WebhookTest) -> None:
+        await self._scripts.free_webhook_test(slot=webhook_test_of(test.tenant), test_id=test.test_id)
+
     async def _tell(self, test: WebhookTest, told: dict[str, Any]) -> None:
         key = webhook_test(test.test_id)
         pipeline = self._redis.pipeline(transaction=False)
@@ -96,9 +148,9 @@ class WebhookTests:
         pipeline.pexpire(key, KEPT_MS)
         await pipeline.execute()
 
-    async def _told(self, key: str, seconds: float) -> dict[str, Any] | None:
+    async def _told(self, test: WebhookTest, seconds: float) -> dict[str, Any] | None:
         """Return the next message about a test; None if none comes in time."""
-        until = self._monotonic() + seconds
+        key, until = webhook_test(test.test_id), self._monotonic() + seconds
         while (left := until - self._monotonic()) > 0:
             found = await self._popped(key, min(left, MAX_BLOCK_SECONDS))
             if found is not None:

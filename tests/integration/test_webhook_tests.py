@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+from functools import partial
 from typing import Any
 
 import pytest
 from standardwebhooks import Webhook
 
+from queue_engine.domain.deliveries import WebhookResponse
 from queue_engine.domain.principals import Role
 from queue_engine.engine import webhook_tests
 from queue_engine.store.keys import WEBHOOK_TESTS
@@ -16,6 +18,7 @@ from tests.integration.test_api_audit import changes
 from tests.waiting import wait_until_async
 
 KEY = "the key of the receiver"
+ACCEPTED = WebhookResponse(200, None, "")
 
 
 @pytest.fixture
@@ -152,7 +155,13 @@ async def test_without_a_delivery_process_nothing_is_sent_and_nothing_stays(
     endpoint_id = await api.create_endpoint()
     found = await result_of(api, endpoint_id, {"webhook": "https://h.example/"})
     assert (found["delivered"], found["error"], found["status"]) == (False, "not_sent", None)
-    assert "no delivery process" in found["message"]
+    assert found["message"] == "the test was not sent, because no delivery process runs"
+    await api.store.processes.note("delivery:host:1:a")
+    found = await result_of(api, endpoint_id, {"webhook": "https://h.example/"})
+    assert (found["error"], "all slots for tests of the delivery processes were busy" in found["message"]) == (
+        "not_sent",
+        True,
+    )
     assert not await api.store.redis.exists(WEBHOOK_TESTS)
 
 
@@ -162,11 +171,7 @@ async def test_a_tenant_has_one_test_at_a_time_and_another_tenant_its_own(api: R
     created = await api.client.post("/v2/serverless", json=ENDPOINT, headers={"X-Api-Key": other})
     body = {"webhook": "https://h.example/", "webhookAuthKey": KEY}
     first = asyncio.create_task(answer_to(api, endpoint_id, body))
-
-    async def waits() -> bool:
-        return bool(await api.store.redis.llen(WEBHOOK_TESTS))  # type: ignore[misc]
-
-    await wait_until_async(waits)
+    await wait_until_async(partial(waits, api))
     stored = await api.store.redis.lrange(WEBHOOK_TESTS, 0, -1)  # type: ignore[misc]
     assert KEY.encode() not in stored[0]
     refused = await answer_to(api, endpoint_id, body)
@@ -177,5 +182,47 @@ async def test_a_tenant_has_one_test_at_a_time_and_another_tenant_its_own(api: R
         while taken is None:
             taken = await api.store.webhook_tests.take(1.0)
         assert taken.test.auth_key == KEY
-        await api.store.webhook_tests.respond(taken.test, webhook_tests.NOT_SENT)
+        await api.store.webhook_tests.respond(taken.test, ACCEPTED)
     assert [(await one).status_code for one in (first, second)] == [200, 200]
+
+
+async def test_a_tenant_has_one_test_in_all_api_processes_until_its_attempt_has_ended(
+    api: RunningApi, valkey_url: str
+) -> None:
+    """A receiver that does not respond takes one slot of the delivery processes, also after its client has left."""
+    endpoint_id = await api.create_endpoint()
+    body = {"webhook": "https://h.example/"}
+    first = asyncio.create_task(answer_to(api, endpoint_id, body))
+    await wait_until_async(partial(waits, api))
+    async with running_api(valkey_url) as other:
+        refused = await answer_to(other, endpoint_id, body, api.key)
+        assert (refused.status_code, "a test of this tenant is under way" in refused.text) == (429, True)
+        taken = await api.store.webhook_tests.take(1.0)
+        assert taken is not None
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert (await answer_to(other, endpoint_id, body, api.key)).status_code == 429
+        await api.store.webhook_tests.respond(taken.test, ACCEPTED)
+        second = asyncio.create_task(answer_to(other, endpoint_id, body, api.key))
+        await wait_until_async(partial(waits, api))
+        after = await api.store.webhook_tests.take(1.0)
+        assert after is not None
+        await api.store.webhook_tests.respond(after.test, ACCEPTED)
+        assert (await second).json()["data"]["delivered"]
+    assert not [key async for key in api.store.redis.scan_iter("*webhook-test-of*")]
+
+
+async def test_the_limit_of_a_process_is_named_in_its_own_words(
+    api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_tests, "MAX_AT_ONCE", 0)
+    refused = await answer_to(api, await api.create_endpoint(), {"webhook": "https://h.example/"})
+    assert (refused.status_code, refused.json()["message"]) == (
+        429,
+        "webhook-test: at most 0 tests are under way in an API process",
+    )
+
+
+async def waits(api: RunningApi) -> bool:
+    """Return True if a test waits for a delivery process."""
+    return bool(await api.store.redis.llen(WEBHOOK_TESTS))  # type: ignore[misc]

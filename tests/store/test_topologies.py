@@ -350,6 +350,7 @@ async def test_the_facts_of_the_system_name_each_master_with_its_replicas(setup:
 
 async def test_a_test_of_a_webhook_is_taken_and_its_result_comes_back(store: Store) -> None:
     test = WebhookTest("a1", "7", TENANT, "https://hooks.example.net/", "the key")
+    assert [await store.webhook_tests.hold(test) for _ in range(2)] == [True, False]
     sending = asyncio.create_task(store.webhook_tests.send(test, taken_within_seconds=GIVE_UP_SECONDS))
     taken = None
     while taken is None:
@@ -358,6 +359,7 @@ async def test_a_test_of_a_webhook_is_taken_and_its_result_comes_back(store: Sto
     response = WebhookResponse(404, "http_4xx", "no such hook", duration_seconds=0.5, phases=Phases(wait_ms=3))
     await store.webhook_tests.respond(taken.test, response)
     assert await sending == response
+    assert await store.webhook_tests.hold(test)
 
 
 async def test_a_service_that_no_sentinel_knows_is_named(setup: Setup) -> None:

@@ -47,8 +47,8 @@ class WebhookTestView(View):
     message: str = Field(description="The result in a sentence")
     status: int | None = Field(description="HTTP status of the receiver's response; null without a response")
     error: str | None = Field(
-        description="Error type as in the ledger of deliveries; null if delivered. `not_sent`: no delivery process has "
-        "sent a result"
+        description="Error type as in the ledger of deliveries; null if delivered. `not_sent`: there is no result, "
+        "for the reason in the message"
     )
     duration_ms: int = Field(description="Duration of the attempt")
     phases: PhasesView = Field(description="Duration by phase")
@@ -74,7 +74,8 @@ class WebhookTestRoutes:
         """A delivery process sends an event of the type `webhook.test`, signed as results are, with the rules and time
         limits of deliveries. There is one attempt, also to a receiver whose deliveries are paused, and it changes
         nothing for them. The response comes when the receiver has responded, after the attempt's time limit, or after
-        10 seconds if no delivery process runs. A tenant sends one test at a time; another one gets 429.
+        10 seconds if no delivery process runs or all are busy with other tests. A tenant sends one test at a time;
+        another one gets 429 until the attempt of the first has ended.
         """
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
