@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from redis.asyncio import Redis
 
-from queue_engine.domain.task_filters import TaskFilters
+from queue_engine.domain.task_filters import TaskFilters, UnknownFilter
 from queue_engine.store.calls import Scripts
 from queue_engine.store.keys import EndpointKeys, Partitions
 from queue_engine.store.recoveries import RECOVERED_AT_ONCE
@@ -30,14 +30,20 @@ class Resends:
         self._partitions = partitions
 
     async def advance(self, endpoint_id: str, operation_id: str) -> int:
-        """Make the next results of an operation due that have been found, if it runs. Return their number."""
+        """Make the next results of an operation due that have been found, if it runs. Return their number.
+
+        With a filter of a later version nothing is made due, and the next step of the controller ends the operation.
+        """
         keys = self._partitions.of(endpoint_id)
         found = await self._redis.hmget(keys.operation(operation_id), ["state", "filters"])  # type: ignore[misc]
         state, filters = found
         if state != b"running":
             return 0
+        try:
+            states = sorted(TaskFilters.from_dict(json.loads(filters)).states) if filters else []
+        except UnknownFilter:
+            return 0
         names = await self._redis.zrange(keys.todo(operation_id), 0, RECOVERED_AT_ONCE - 1)
-        states = sorted(TaskFilters.from_dict(json.loads(filters)).states) if filters else []
         results = await self.send(keys, operation_id, [name.decode() for name in names], states)
         return results["OK"]
 

@@ -52,6 +52,19 @@ async def test_every_result_is_sent_once_and_each_that_ends_brings_the_next(benc
         assert await triggers(bench, f"t{number}") == [Trigger.RESULT, Trigger.REDELIVER]
 
 
+async def test_a_result_is_settled_although_its_operation_has_a_filter_of_a_later_version(bench: Bench) -> None:
+    """A later version may add a filter to an operation whose results a process of this version sends."""
+    outbox = await deliver(bench, 2 * RECOVERED_AT_ONCE)
+    await start(bench, RESEND)
+    await step(bench)
+    await bench.probe.ask("HSET", bench.keys.operation("op1"), "filters", '{"state": ["succeeded"], "colour": "red"}')
+    assert len(await settle_all(outbox)) == RECOVERED_AT_ONCE
+    assert await outbox.pending() == {"fresh": 0, "retry": 0, "parked": 0}
+    made = await bench.store.operation_steps.step(bench.endpoint_id, "op1", limit=100)
+    assert made is not None
+    assert "of a later version" in str(made.refusal)
+
+
 async def test_a_fresh_result_is_read_behind_a_few_at_most(bench: Bench) -> None:
     outbox = await deliver(bench, 10 * RECOVERED_AT_ONCE)
     await start(bench, RESEND)
