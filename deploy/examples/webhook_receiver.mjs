@@ -3,15 +3,17 @@
 // WEBHOOK_SECRET: the endpoint's signing secret, whsec_…   WEBHOOK_AUTH_KEY: the tasks' webhookAuthKey, if any
 // PORT: where to listen on 127.0.0.1, 9000 by default
 //
-// Prints one line for each new result and responds 204. Responds 401 to a request that is not genuine.
+// Prints one line for each new event and responds 204, also to types of events that it does not know. Responds 401 to a
+// request that is not genuine, and 500 when an event could not be handled: the engine sends it again later.
 
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { createServer } from "node:http";
 
 const MAX_BODY_BYTES = 1024 * 1024;
-const MAX_SEEN = 10_000;
+const MAX_HANDLED = 10_000;
 const TOLERANCE_SECONDS = 300;
-const seen = new Set(); // the latest webhook-ids: a delivery may come twice, with the same id
+const handled = new Set(); // the latest webhook-ids: a delivery may come twice with the same id, also at the same time
+const underWay = new Map(); // the promises of the events that are being handled, by webhook-id
 
 function same(given, expected) {
   const [a, b] = [Buffer.from(given ?? ""), Buffer.from(expected)];
@@ -34,9 +36,28 @@ function faultOf(headers, body, { secret, authKey, now }) {
   return given.some((one) => same(one, expected)) ? undefined : "webhook-signature is missing or wrong";
 }
 
-function handle(event) {
-  if (event.type === "worker.status") console.log(`worker ${event.workerId}: ${event.status}`);
-  else console.log(`task ${event.user_task_id}: ${event.status}`, JSON.stringify(event.result ?? null));
+// Do something with the event. Long work belongs into a queue of your own: the engine waits 15 s.
+async function handle(event) {
+  if (event.type === undefined) {
+    console.log(`task ${event.user_task_id}: ${event.status}`, JSON.stringify(event.result ?? null));
+  } else if (event.type === "worker.status") console.log(`worker ${event.workerId}: ${event.status}`);
+  else if (event.type === "webhook.test") console.log(`test: ${event.message}`);
+  else console.log(`ignored: ${event.type}`); // of a later version of the engine
+}
+
+// Handle the event unless this was done for its id. After an exception it is still to be handled.
+async function once(id, body) {
+  while (underWay.has(id)) await underWay.get(id).catch(() => {});
+  if (handled.has(id)) return;
+  const running = (async () => handle(JSON.parse(body)))();
+  underWay.set(id, running);
+  try {
+    await running;
+    handled.add(id);
+    if (handled.size > MAX_HANDLED) handled.delete(handled.values().next().value);
+  } finally {
+    underWay.delete(id);
+  }
 }
 
 async function bodyOf(request) {
@@ -64,13 +85,13 @@ const server = createServer(async (request, response) => {
     response.writeHead(401).end();
     return;
   }
-  const id = request.headers["webhook-id"];
-  if (!seen.has(id)) {
-    seen.add(id);
-    if (seen.size > MAX_SEEN) seen.delete(seen.values().next().value);
-    handle(JSON.parse(body));
+  try {
+    await once(request.headers["webhook-id"], body);
+    response.writeHead(204).end();
+  } catch (error) {
+    console.error(error);
+    response.writeHead(500).end();
   }
-  response.writeHead(204).end();
 });
 server.on("error", (error) => {
   console.error(`cannot listen on 127.0.0.1:${port}: ${error.code}`);

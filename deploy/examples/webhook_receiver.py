@@ -6,8 +6,9 @@
 | `WEBHOOK_AUTH_KEY` | the tasks' `webhookAuthKey`, when they have one |
 | `PORT` | where to listen on 127.0.0.1, 9000 by default |
 
-Prints one line for each new result and responds 204. Responds 401 to a request that is not genuine, which changes
-nothing here; the engine sends it again later, so a wrong secret can be corrected without a loss.
+Prints one line for each new event and responds 204, also to types of events that it does not know. Responds 401 to a
+request that is not genuine, which changes nothing here, and 500 when an event could not be handled. The engine sends
+both again later, so a wrong secret or a defect of `handle` can be corrected without a loss.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ import hmac
 import json
 import os
 import sys
+import threading
 import time
+import traceback
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 MAX_BODY_BYTES = 1024 * 1024
-MAX_SEEN = 10_000
+MAX_HANDLED = 10_000
 TOLERANCE_SECONDS = 300
 
 
@@ -53,23 +56,37 @@ def _same(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode(), expected.encode())
 
 
-class Seen:
-    """The latest `webhook-id`s. A delivery may come twice, with the same id."""
+class Handled:
+    """The latest `webhook-id`s that were handled. A delivery may come twice with the same id, also at the same time."""
 
     def __init__(self) -> None:
         self._ids: OrderedDict[str, None] = OrderedDict()
+        self._under_way: set[str] = set()
+        self._changed = threading.Condition()
 
-    def is_new(self, message_id: str) -> bool:
-        if message_id in self._ids:
-            return False
-        self._ids[message_id] = None
-        if len(self._ids) > MAX_SEEN:
-            self._ids.popitem(last=False)
-        return True
+    def once(self, message_id: str, act: Callable[[], None]) -> None:
+        """Call `act` unless it has already returned for this id. After an exception the id is still to be handled."""
+        with self._changed:
+            self._changed.wait_for(lambda: message_id not in self._under_way)
+            if message_id in self._ids:
+                return
+            self._under_way.add(message_id)
+        is_done = False
+        try:
+            act()
+            is_done = True
+        finally:
+            with self._changed:
+                self._under_way.remove(message_id)
+                if is_done:
+                    self._ids[message_id] = None
+                if len(self._ids) > MAX_HANDLED:
+                    self._ids.popitem(last=False)
+                self._changed.notify_all()
 
 
 class Receiver(BaseHTTPRequestHandler):
-    seen = Seen()
+    handled = Handled()
 
     def do_POST(self) -> None:
         body = self.rfile.read(min(int(self.headers.get("Content-Length", "0")), MAX_BODY_BYTES))
@@ -85,8 +102,12 @@ class Receiver(BaseHTTPRequestHandler):
             print(f"refused: {error}", flush=True)
             self._respond(401)
             return
-        if self.seen.is_new(self.headers["webhook-id"]):
-            handle(json.loads(body))
+        try:
+            self.handled.once(self.headers["webhook-id"], lambda: handle(json.loads(body)))
+        except Exception:  # noqa: BLE001 - any defect of `handle` gets a response, so that the event comes again
+            traceback.print_exc()
+            self._respond(500)
+            return
         self._respond(204)
 
     def _respond(self, status: int) -> None:
@@ -99,10 +120,15 @@ class Receiver(BaseHTTPRequestHandler):
 
 def handle(event: dict[str, Any]) -> None:
     """Do something with the event. Long work belongs into a queue of your own: the engine waits 15 s."""
-    if event.get("type") == "worker.status":
-        print(f"worker {event['workerId']}: {event['status']}", flush=True)
-    else:
-        print(f"task {event['user_task_id']}: {event['status']}", event.get("result", ""), flush=True)
+    match event.get("type"):
+        case None:  # the result of a task
+            print(f"task {event['user_task_id']}: {event['status']}", event.get("result", ""), flush=True)
+        case "worker.status":
+            print(f"worker {event['workerId']}: {event['status']}", flush=True)
+        case "webhook.test":
+            print(f"test: {event['message']}", flush=True)
+        case other:  # of a later version of the engine
+            print(f"ignored: {other}", flush=True)
 
 
 def main() -> None:

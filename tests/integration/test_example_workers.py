@@ -17,7 +17,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from queue_engine.crypto.signing import new_secret, signature_headers
-from queue_engine.domain.deliveries import TaskResult, task_result_body
+from queue_engine.domain.deliveries import TaskResult, WebhookTest, task_result_body, webhook_test_body
 from queue_engine.net.listening import listen
 from tests.integration.parts import HttpServer, Reply, replies
 from tests.integration.test_examples import EXAMPLES, INTERPRETERS, post, running
@@ -122,6 +122,19 @@ def event(task_id: str) -> bytes:
     return task_result_body(TaskResult(1, task_id, "7", True, 1_767_225_600_000, b'{"text": "HI"}'), retry_count=1)
 
 
+WAITING = {  # by language: the first line of `handle`, and what makes it wait for a file
+    ".py": (
+        '    match event.get("type"):\n',
+        '    print("began", flush=True)\n    while not os.path.exists(os.environ["GO"]):\n        time.sleep(0.01)\n',
+    ),
+    ".mjs": (
+        "  if (event.type === undefined) {\n",
+        '  console.log("began");\n  const { existsSync } = await import("node:fs");\n'
+        "  while (!existsSync(process.env.GO)) await new Promise((done) => setTimeout(done, 10));\n",
+    ),
+}
+
+
 @pytest.mark.parametrize("name", RECEIVERS)
 def test_a_receiver_whose_port_is_taken_says_so_and_ends(name: str) -> None:
     with listen("127.0.0.1", 0) as taken:
@@ -140,6 +153,44 @@ def test_a_receiver_whose_port_is_taken_says_so_and_ends(name: str) -> None:
 def test_a_receiver_takes_a_genuine_delivery_once(inbox: Inbox) -> None:
     assert [inbox.send(event("t1")) for _ in range(2)] == [204, 204]
     assert inbox.log.read_text().count("task t1: Success") == 1
+
+
+def test_a_receiver_accepts_the_test_of_a_webhook(inbox: Inbox) -> None:
+    test = WebhookTest("t", "7", "default", "http://127.0.0.1/", AUTH_KEY)
+    assert inbox.send(webhook_test_body(test, 1_767_225_600_000)) == 204
+    assert inbox.log.read_text() == "test: A test of this webhook\n"
+
+
+def test_a_receiver_accepts_an_event_of_a_type_that_it_does_not_know(inbox: Inbox) -> None:
+    assert inbox.send(b'{"type": "endpoint.moved", "endpointId": "7"}') == 204
+    assert inbox.log.read_text() == "ignored: endpoint.moved\n"
+
+
+def test_an_event_that_a_receiver_could_not_handle_is_handled_when_it_comes_again(inbox: Inbox) -> None:
+    assert inbox.send(b"{") == 500
+    assert [inbox.send(event("t6")) for _ in range(2)] == [204, 204]
+    assert inbox.log.read_text().count("task t6: Success") == 1
+
+
+@pytest.mark.parametrize("name", RECEIVERS)
+def test_a_receiver_handles_an_event_once_that_comes_twice_at_the_same_time(name: str, tmp_path: Path) -> None:
+    first, waiting = WAITING[Path(name).suffix]
+    text = (EXAMPLES / name).read_text()
+    assert text.count(first) == 1
+    slow, log, go = tmp_path / name, tmp_path / "receiver.log", tmp_path / "go"
+    slow.write_text(text.replace(first, waiting + first))
+    given = {"WEBHOOK_SECRET": SECRET, "WEBHOOK_AUTH_KEY": AUTH_KEY, "GO": str(go)}
+    with running(str(slow), log, **given) as port, ThreadPoolExecutor(2) as pool:
+        inbox = Inbox(port, log)
+        sent = [pool.submit(inbox.send, event("t7"))]
+        wait_until(lambda: "began" in log.read_text())
+        sent.append(pool.submit(inbox.send, event("t7")))
+        for _ in range(20):  # the second has time to begin, if the receiver lets it
+            assert inbox.send(event("t7"), X_API_Key="guessed") == 401
+        go.touch()
+        assert [one.result() for one in sent] == [204, 204]
+    assert log.read_text().count("began") == 1
+    assert log.read_text().count("task t7: Success") == 1
 
 
 def test_a_receiver_takes_one_good_signature_among_several(inbox: Inbox) -> None:
