@@ -266,6 +266,7 @@ def _detail(error: Exception, *, plain: bool) -> str:
         case CallError() if error.error_type == TLS_ERROR:
             return tls_problem(error)
         case NoResponse() if plain:
-            return "it was closed without a response, perhaps because the port speaks TLS (https)"
+            # A receiver that failed closes it in the same way.
+            return "it was closed without a response: the receiver failed, or the port speaks TLS (https)"
         case _:
             return ""

@@ -569,6 +569,17 @@ async def test_http_to_a_port_with_tls_says_so(sender: Sender, tmp_path: Path) -
     assert "speaks TLS (https)" in answer.excerpt
 
 
+async def test_a_receiver_that_closes_may_have_failed(sender: Sender) -> None:
+    async with await asyncio.start_server(_closing, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        answer = await send(sender, f"http://127.0.0.1:{port}/")
+    assert (answer.error_type, answer.excerpt) == (
+        "reset",
+        "the connection broke before the whole response arrived: "
+        "it was closed without a response: the receiver failed, or the port speaks TLS (https)",
+    )
+
+
 async def test_an_untrusted_certificate_is_a_tls_error(sender: Sender, tmp_path: Path) -> None:
     context = self_signed(tmp_path, "127.0.0.1").server_context()
     async with receiver(answering(OK), tls=context) as target:
