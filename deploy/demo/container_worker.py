@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two writes: the second must not wait for the first one's ack
 
     def do_POST(self) -> None:  # the name that http.server looks for
         name = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["name"]

@@ -76,6 +76,7 @@ class Runs:
 
 class Worker(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two writes: the second must not wait for the first one's ack
     timeout = 60
     runs = Runs()
     loaded = threading.Event()
