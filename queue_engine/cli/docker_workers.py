@@ -19,6 +19,7 @@ from queue_engine.config.docker import DockerSettings
 from queue_engine.config.engine import ControllerSettings
 from queue_engine.domain.errors import EngineError
 from queue_engine.domain.gpus import GpuMode, Gpus
+from queue_engine.processes.missing_packages import install_command
 from queue_engine.store.store import Store
 
 log = logging.getLogger("queue_engine")
@@ -126,7 +127,7 @@ def _docker_errors() -> Iterator[None]:
     except ImportError as error:
         raise EngineError(
             f"QUEUE_ENGINE_BACKEND: docker needs packages that are not installed ({error.name}): "
-            "pip install 'queue-engine[docker]'"
+            f"{install_command('docker')}"
         ) from error
     except BackendError as error:
         raise EngineError(f"QUEUE_ENGINE_BACKEND: docker: {error.for_operators}") from error

@@ -22,6 +22,7 @@ from queue_engine.config.engine import ControllerSettings
 from queue_engine.config.kubernetes import KubernetesSettings
 from queue_engine.domain.clusters import Clusters
 from queue_engine.domain.errors import EngineError
+from queue_engine.processes.missing_packages import install_command
 from queue_engine.store.store import Store
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def _kubernetes_errors() -> Iterator[None]:
     except ImportError as error:
         raise EngineError(
             f"QUEUE_ENGINE_BACKEND: kubernetes needs packages that are not installed ({error.name}): "
-            "pip install 'queue-engine[kubernetes]'"
+            f"{install_command('kubernetes')}"
         ) from error
     except BackendError as error:
         raise EngineError(f"QUEUE_ENGINE_BACKEND: kubernetes: {error.for_operators}") from error

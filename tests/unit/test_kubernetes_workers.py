@@ -29,7 +29,7 @@ async def test_the_url_for_agents_is_required() -> None:
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kubernetes_asyncio", None)
-    with pytest.raises(EngineError, match=r"pip install 'queue-engine\[kubernetes\]'"):
+    with pytest.raises(EngineError, match=r"pip install '/path/to/clone\[kubernetes\]'"):
         kubernetes_workers._backend(settings(agent_url=URL), URL, Clusters(), "instance")
 
 
