@@ -27,7 +27,8 @@ def follow_events(
 ) -> None:
     """Print the states of endpoints, tasks, logs and operations as they change, a line of JSON for each.
 
-    A lost connection is made again. Each topic then begins with its state.
+    A lost connection is made again, and each topic then begins with its state. The command ends with 3 when the API
+    has been away for 30 seconds.
     """
     began = session.monotonic()
     while True:

@@ -279,7 +279,11 @@ def map_tasks(
 
 @command(group, "wait")
 def wait_for_task(session: Session, endpoint: Endpoint, task: Task, timeout: Timeout = None) -> None:
-    """Wait until a task has ended, and show it. Exits with 4 if it has failed."""
+    """Wait until a task has ended, and show it. Exits with 4 if it has failed.
+
+    Lost connections are made again. The command ends with 3 when the API has been away for 30 seconds; the task goes
+    on, and the same command waits for it again.
+    """
     _wait(session, session.api.endpoint_id(endpoint), task, timeout)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from queue_engine.cli.command import PATIENCE_SECONDS
 from tests.unit.cli_api import NOW_MS, FakeApi, Script, endpoint, failure, raw, task
 
 ONE = "/v2/serverless/7"
@@ -15,6 +16,12 @@ TASKS = f"{ONE}/tasks"
 TASK = f"GET {TASKS}/t1"
 LOGS = f"GET {ONE}/workers/w1/logs"
 RUNNING = task(status="PROCESSING", state="running", durationMs=None, finishedAt=None)
+
+
+@pytest.mark.parametrize("command", [("events",), ("tasks", "wait")])
+def test_the_help_of_a_command_that_waits_names_how_long_it_waits_for_the_api(command: tuple[str, ...]) -> None:
+    shown = " ".join(FakeApi({}).run(*command, "--help").output.replace("│", " ").split())
+    assert f"away for {PATIENCE_SECONDS:g} seconds" in shown
 
 
 # Endpoints
