@@ -137,6 +137,10 @@ _ERRORS = f"""# Errors
 Every error is `{{{{"message": …, "code": …, "data": null}}}}`. `message` names the field and the rule. Decide by the
 HTTP status and `code`, never by the text.
 
+A member of a body that the call does not have is ignored, also a misspelt one, because clients may send more than a
+call needs. Unknown filters are refused, in the query of a list and in `filter` of an operation, and so is a parameter
+of a query whose name looks misspelt.
+
 {{codes}}
 
 Responses with 429 and 503 have a `Retry-After` header in whole seconds: retry after that time. A 429 without it names a
