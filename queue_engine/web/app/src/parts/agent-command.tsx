@@ -23,7 +23,7 @@ export function AgentCommand({ template, endpoint }: { template: Template; endpo
       <input id="container-url" class="field" spellcheck={false} value={url} onInput={(event) => setUrl(event.currentTarget.value)} />
       {token === null
         ? <div class="row"><Action right="manage" kind="main" act={create}>Create a token for the agent</Action><span class="muted">It is shown once, in the command.</span></div>
-        : <Notice tone="info">Run this beside your server. The token in it is shown only now; <code>pip install 'queue-engine[agent]'</code> has the program.</Notice>}
+        : <Notice tone="info">Run this beside your server. The token in it is shown only now; <code>pip install '/path/to/clone[agent]'</code>, of the engine's repository, has the program.</Notice>}
       {error}
       <pre class="log" tabIndex={0} aria-label="The command of the agent"><Foreign text={text} limit={2000} /></pre>
       <div class="row"><CopyButton text={() => text}>Copy the command</CopyButton><Arrived endpoint={endpoint} /></div>

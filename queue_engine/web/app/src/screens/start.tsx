@@ -263,7 +263,7 @@ function numberIn(text: string): number | string {
 
 function pythonText(template: Template, endpoint: string): string {
   const { input, processUri, workerPort } = template.task;
-  return `# pip install queue-engine
+  return `# pip install /path/to/clone (of the engine's repository)
 from queue_engine.client import Client
 
 client = Client("${API_ORIGIN}")  # the key is in QUEUE_ENGINE_API_KEY

@@ -28,7 +28,7 @@ export function SystemScreen() {
             {system.use === null ? null : <Use use={system.use} />}
             {system.store === null ? null : system.store.map((one) => <Store key={one.address ?? ""} server={one} />)}
             {system.processes === null ? null : <Processes processes={system.processes} />}
-            {system.store === null ? <p class="muted">The store and the processes are shown to keys of operators, which <code>queue-engine keys create --operator</code> makes on the store.</p> : null}
+            {system.store === null ? <p class="muted">The store and the processes are shown to keys of operators, which <code>queue-engine keys create --operator</code> makes on the store. Under <code>up</code>, set <code>QUEUE_ENGINE_REDIS_URL_FILE=queue-engine-data/store/store-url</code> for it.</p> : null}
             <p class="muted">As of <Time at={system.asOf} />, by an API process of version {system.version}.</p>
           </>
         )}
