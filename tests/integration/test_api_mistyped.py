@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 from queue_engine.api.http.operations import Operation
 from queue_engine.domain.principals import Right, Role
 from queue_engine.store.api_keys import OPERATORS
@@ -41,6 +43,41 @@ async def test_other_unknown_parameters_are_ignored(api: RunningApi) -> None:
     for path in ("/v2/workers", "/v2/serverless", "/v2/destinations", "/v2/templates"):
         answer = await api.client.get(path, params={"traceparent": "x", "é" * 100: "y"})
         assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "meant"),
+    [
+        ("/v2/serverless/{id}/deliveries", "page", "pageNumber"),
+        ("/v2/serverless/{id}/deliveries", "size", "pageSize"),
+        ("/v2/serverless/{id}/tasks", "number", "pageNumber"),
+        ("/v2/serverless/{id}/tasks", "created", "createdAfter"),
+        ("/v2/operations", "pgae", "pageNumber"),
+        ("/v2/operations", "limit", "pageSize"),
+        ("/v2/operations", "offset", "pageNumber"),
+        ("/v2/serverless/{id}/logs", "frm", "startTime"),
+        ("/v2/serverless/{id}/logs", "limt", "pageSize"),
+        ("/v2/serverless/{id}/logs", "start", "startTime"),
+        ("/v2/serverless/{id}/logs", "until", "endTime"),
+    ],
+)
+async def test_a_part_of_a_name_and_a_name_of_another_api_are_refused(
+    api: RunningApi, path: str, name: str, meant: str
+) -> None:
+    """The response of a list calls the number `page`, so `page=2` would get the first page forever."""
+    answer = await api.client.get(path.format(id=await api.create_endpoint()), params={name: "2"})
+    assert (answer.status_code, answer.json()["message"]) == (
+        400,
+        f"{name}: is not a parameter of this request; did you mean {meant}?",
+    )
+
+
+async def test_only_the_first_unknown_names_are_compared(api: RunningApi) -> None:
+    """Each costs time in which the API serves no other request."""
+    others = {f"other{number}": "1" for number in range(10)}
+    assert (await api.client.get("/v2/workers", params={**others, "pgaeSize": "1"})).status_code == 200
+    others.popitem()
+    assert (await api.client.get("/v2/workers", params={**others, "pgaeSize": "1"})).status_code == 400
 
 
 async def test_a_request_without_a_key_learns_nothing_about_parameters(api: RunningApi) -> None:

@@ -398,7 +398,16 @@ async def test_a_bad_query_is_refused_by_name(api: RunningApi, endpoint_id: str)
 
 
 async def test_unknown_query_parameters_are_ignored(api: RunningApi, endpoint_id: str) -> None:
-    assert (await _page(api, endpoint_id, "?other=1&other=2&page=7&%ff=%ff"))["page"] == 1
+    assert (await _page(api, endpoint_id, "?other=1&other=2&nocache=7&%ff=%ff"))["page"] == 1
+
+
+@pytest.mark.parametrize("name", ["state", "sate", "created", "fairnessKey"])
+async def test_counts_refuse_the_filters_of_lists(api: RunningApi, endpoint_id: str, name: str) -> None:
+    path = f"/v2/serverless/{endpoint_id}/tasks/count"
+    answer = await api.client.get(path, params={name: "failed"})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["message"].startswith(f"{name}: is not a parameter of this request, which counts all tasks; ")
+    assert (await api.client.get(path, params={"other": "1"})).status_code == 200
 
 
 # Helpers

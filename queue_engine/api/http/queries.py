@@ -1,24 +1,21 @@
 """Strict query parameters: a given value must be valid, and a name that is probably mistyped is refused.
 
-Other unknown names are ignored, as the contract of the API requires it.
+Other unknown names are ignored, as the contract of the API requires it: see `mistyped.py`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Set
-from difflib import get_close_matches
 from enum import StrEnum
 from typing import TypeVar
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
+from queue_engine.api.http.mistyped import first_mistyped
 from queue_engine.domain.errors import InvalidRequest
 
 MAX_PARAMETERS = 100
-MISTYPED_RATIO = 0.75
-"""Similarity of names from which one is treated as the other, mistyped: `sate` and `state` have 0.89."""
 
 _INTEGER = re.compile(r"[0-9]{1,18}")
 
@@ -28,8 +25,8 @@ E = TypeVar("E", bound=StrEnum)
 class Query:
     """The query parameters of one request.
 
-    Raises InvalidRequest for a name that is similar to one that the operation declares, or differs from it in case: a
-    filter that is ignored would match everything, and a page size would be the default.
+    Raises InvalidRequest for a name that probably means one that the operation declares: a filter that is ignored would
+    match everything, and a page would be the first.
     """
 
     def __init__(self, request: Request) -> None:
@@ -39,9 +36,10 @@ class Query:
         except ValueError:
             raise InvalidRequest("query", f"must have at most {MAX_PARAMETERS} parameters") from None
         declared: frozenset[str] = getattr(request.scope.get("route"), "query_names", frozenset())
-        unknown = self.names - declared
-        if unknown:
-            _refuse_mistyped(unknown, declared)
+        unknown = dict.fromkeys(name for name, _ in self._pairs if name not in declared)
+        if unknown and declared and (found := first_mistyped(unknown, declared)) is not None:
+            name, meant = found
+            raise InvalidRequest(shown_name(name), f"is not a parameter of this request; did you mean {meant}?")
 
     @property
     def names(self) -> frozenset[str]:
@@ -78,15 +76,6 @@ class Query:
 def shown_name(name: str) -> str:
     """Return a name from a client for a message, cut and escaped."""
     return ascii(name[:64])[1:-1]
-
-
-def _refuse_mistyped(unknown: Set[str], declared: Set[str]) -> None:
-    words = {name.lower(): name for name in sorted(declared)}
-    for name in sorted(unknown):
-        if close := get_close_matches(name[:64].lower(), words, n=1, cutoff=MISTYPED_RATIO):
-            raise InvalidRequest(
-                shown_name(name), f"is not a parameter of this request; did you mean {words[close[0]]}?"
-            )
 
 
 def _choice(name: str, text: str, kind: type[E]) -> E:

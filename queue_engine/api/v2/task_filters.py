@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
+from queue_engine.api.http.mistyped import first_mistyped
 from queue_engine.api.http.operations import in_query
 from queue_engine.api.http.queries import Query, shown_name
 from queue_engine.api.v2.task_views import TaskDetailView
@@ -33,6 +34,16 @@ def refuse_no_filter(query: Query, known: AbstractSet[str]) -> None:
     """Raise InvalidRequest for a field of tasks that is no filter: its list would have all tasks."""
     for name in sorted((query.names & _FIELDS) - known - FILTERS.keys()):
         raise InvalidRequest(name, f"is a field of tasks and not a filter; the filters are {', '.join(FILTERS)}")
+
+
+def refuse_filters(query: Query) -> None:
+    """Raise InvalidRequest for a filter of a request that counts all tasks."""
+    if (found := first_mistyped(sorted(query.names), frozenset(FILTERS))) is not None:
+        name, meant = found
+        raise InvalidRequest(
+            shown_name(name),
+            f"is not a parameter of this request, which counts all tasks; {meant} is a filter of lists",
+        )
 
 
 def filters_in(query: Query) -> TaskFilters:

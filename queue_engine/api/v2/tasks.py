@@ -18,7 +18,7 @@ from queue_engine.api.v2.fields import names_of
 from queue_engine.api.v2.long_texts import sent_texts
 from queue_engine.api.v2.pages import PAGE_PARAMETERS, page_in, page_parameters
 from queue_engine.api.v2.submissions import RAW_FIELDS, SubmitTask, checked_task, traceparent_of
-from queue_engine.api.v2.task_filters import filter_parameters, is_cursor_list, refuse_no_filter
+from queue_engine.api.v2.task_filters import filter_parameters, is_cursor_list, refuse_filters, refuse_no_filter
 from queue_engine.api.v2.task_lists import TaskLists, cursor_parameter, export_parameters
 from queue_engine.api.v2.task_views import (
     AttemptView,
@@ -80,7 +80,7 @@ class TaskRoutes:
             ),
             Operation(
                 "GET", f"{tasks}/count", self.count_tasks, right=Right.VIEW, summary="Count tasks", tag=TAG,
-                response=Success[TaskCountsView], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
+                response=Success[TaskCountsView], parameters=[ENDPOINT_ID], failures=(400, 401, 404, 429, 503),
             ),
             Operation(
                 "GET", task, self.get_task, right=Right.VIEW_TASK,
@@ -173,8 +173,10 @@ class TaskRoutes:
         return success(task_page_view(tasks, endpoint, page=page.number, size=page.size))
 
     async def count_tasks(self, request: Request) -> Response:
+        """The counts are those of all tasks of the endpoint. A filter of lists is refused."""
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
+        refuse_filters(Query(request))
         return success(task_counts_view(endpoint.counts))
 
     async def get_task(self, request: Request) -> Response:
