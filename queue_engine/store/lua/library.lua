@@ -722,6 +722,13 @@ local function read_error()
   return TERMINAL[state] and state ~= 'succeeded' and read_result() or ''
 end
 
+-- Return true if strings of JSON are in the text, which follows the status of a response: in an object or a list, or as all of it. The
+-- end of a long one is cut off.
+local function has_json_strings(text)
+  if string.find(text, '[{%[] ?"') then return true end
+  return string.find(string.gsub(text, '\\.', ''), '^:? ?"[^"]*"? ?$') ~= nil
+end
+
 -- Return the text that errors of one cause have in common, at most 200 bytes of the error's first 256. Numbers, words of hexadecimal
 -- digits, UUIDs and quoted parts become `#`. The status of the container's response stays, because it tells causes apart, and so do
 -- the strings of JSON, which are the message of most containers.
@@ -730,7 +737,7 @@ local function signature_of(message)
   local status, rest = string.match(text, "^(the worker's container answered %d%d%d)(.*)$")
   if not status then status, rest = string.match(text, '^ ?(HTTP %d%d%d)(.*)$') end
   text = rest or text
-  if not string.find(text, '[{%[] ?"') then
+  if not has_json_strings(text) then
     text = string.gsub(string.gsub(string.gsub(text, '"[^"]*"', '"#"'), '`[^`]*`', '`#`'), "([ (=:])'[^']*'", "%1'#'")
   end
   local four = '%x%x%x%x'
