@@ -73,7 +73,7 @@ class Metric(StrEnum):
     FAILED = "failed"
     """Tasks that ended without success."""
     DELIVERED = "delivered"
-    """Results of tasks that succeeded and were delivered."""
+    """Deliveries of results of tasks that succeeded. A result that was sent again counts again."""
     COVERED = "covered"
     """Time in which these were counted, in seconds: longer than the step after a gap."""
     WAIT_P50 = "waitP50"

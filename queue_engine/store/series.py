@@ -53,6 +53,8 @@ class Reading:
     before: Totals | None
     """The totals of the sample before; None if an earlier version has created the endpoint, and none was taken."""
     totals: Totals
+    passed: tuple[int, int]
+    """The latest numbers in the indexes of succeeded and of failed tasks. The next sample reads those behind them."""
     queued: int
     running: int
     scheduled: int
@@ -124,7 +126,8 @@ class SeriesStore:
         )
         if reply.word != "OK":
             return None
-        submitted, succeeded, failed, delivered, queued, running, scheduled, undelivered, workers = reply.figures
+        submitted, succeeded, failed, delivered, *others = reply.figures
+        queued, running, scheduled, undelivered, workers, passed_succeeded, passed_failed = others
         ended = [Ended(int(time), task_id, place) for time, task_id, place in reply.ended]
         return Reading(
             endpoint_id=endpoint_id,
@@ -133,6 +136,7 @@ class SeriesStore:
             created_at=reply.created_ms // 1000,
             before=_totals_in(reply.sampled),
             totals=Totals(at, submitted, succeeded, failed, delivered),
+            passed=(passed_succeeded, passed_failed),
             queued=max(0, queued),
             running=max(0, running),
             scheduled=max(0, scheduled),
@@ -163,10 +167,11 @@ class SeriesStore:
 
     async def write(self, reading: Reading, records: Sequence[Record]) -> bool:
         """Write the records of a sample, one for each ring. Return False if the endpoint gets no samples any longer."""
-        totals = reading.totals
+        totals, passed = reading.totals, reading.passed
+        counts = (totals.submitted, totals.succeeded, totals.failed, totals.delivered)
         reply = await self._scripts.write_sample(
             self._partitions.of(reading.endpoint_id),
-            sampled=f"{totals.at} {totals.submitted} {totals.succeeded} {totals.failed} {totals.delivered}",
+            sampled=" ".join(map(str, (totals.at, *counts, *passed))),
             is_active=reading.is_active,
             idle_ms=IDLE_MS,
             size=SERIES_BYTES,
@@ -253,4 +258,5 @@ def _record_in(stored: bytes) -> Record | None:
 
 
 def _totals_in(text: str) -> Totals | None:
-    return Totals(*map(int, text.split())) if text else None
+    at, *counts = map(int, text.split()) if text else (0,)
+    return Totals(at, *counts[:4]) if counts else None

@@ -3,9 +3,10 @@
 import pytest
 
 from queue_engine.controller.sampling import Sampler, records_of
+from queue_engine.domain.deliveries import Trigger
 from queue_engine.domain.endpoints import DesiredState
-from queue_engine.domain.series import IDLE_MS, RINGS, STEP_SECONDS, Record
-from queue_engine.domain.tasks import Failed, Priority
+from queue_engine.domain.series import IDLE_MS, RINGS, STEP_SECONDS, Record, Totals
+from queue_engine.domain.tasks import Failed, Outcome, Priority, Succeeded
 from queue_engine.store.keys import META, SAMPLED, series_of
 from queue_engine.store.series import SERIES_BYTES
 from queue_engine.store.store import Store
@@ -115,6 +116,53 @@ async def test_counts_and_times_are_those_since_the_sample_before(bench: Bench) 
     assert (second.covered, second.timed, second.wait_p50) == (STEP_SECONDS, 1, 700)
     assert (second.run_p50, second.run_p95) == (400_000, 400_000), "the delivered one did not end in this interval"
     assert second.undelivered == 0
+
+
+async def test_a_task_whose_result_is_sent_again_has_succeeded_once(bench: Bench) -> None:
+    at, outbox = await begin(bench), await bench.outbox()
+    await sampler(bench.store).round(at)
+    await bench.finish("t1", webhook=True)
+    await bench.deliver(outbox, DELIVERED)
+    await sampler(bench.store).round(at + STEP_SECONDS)
+    for number in range(6):
+        if number:
+            await bench.deliver(outbox, DELIVERED)
+        await bench.store.deliveries.send_now(bench.endpoint_id, "t1", f"call{number}", Trigger.REDELIVER)
+    reading = await bench.store.series.read(bench.endpoint_id, at + 2 * STEP_SECONDS)
+    assert reading is not None
+    assert not reading.is_active, "the endpoint has had no tasks"
+    await bench.finish("t2")
+    for name, ended_after_ms in (("t1", -600_000), ("t2", 400_000)):  # t1 ended in an earlier interval
+        started = int(await bench.probe.ask("HGET", bench.keys.task(name), "started"))
+        await bench.probe.ask("HSET", bench.keys.task(name), "finished", started + ended_after_ms)
+    await sampler(bench.store).round(at + 2 * STEP_SECONDS)
+    await sampler(bench.store).round(at + 3 * STEP_SECONDS)
+    first, second, third = (await records(bench))[-3:]
+    assert (first.submitted, first.succeeded, first.failed, first.delivered) == (1, 1, 0, 1)
+    assert (second.submitted, second.succeeded, second.failed, second.delivered) == (1, 1, 0, 5)
+    assert (second.timed, second.run_p50, second.run_p95) == (1, 400_000, 400_000)
+    assert (third.succeeded, third.delivered, third.timed) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("outcome", [Succeeded(b"1"), Failed("no")])
+async def test_a_task_that_is_kept_for_its_delivery_has_ended_once(bench: Bench, outcome: Outcome) -> None:
+    at = await begin(bench)
+    await bench.finish("t1", webhook=True, outcome=outcome)
+    await sampler(bench.store).round(at)
+    assert await bench.purge() == 0
+    await sampler(bench.store).round(at + STEP_SECONDS)
+    assert [one.succeeded + one.failed for one in await records(bench)] == [1, 0]
+
+
+async def test_the_totals_of_an_earlier_sample_have_no_numbers_of_indexes(bench: Bench) -> None:
+    at = await begin(bench)
+    await bench.finish("t1")
+    await bench.finish("t2", outcome=Failed("no"))
+    await bench.probe.ask("HSET", bench.keys.counts, "sampled", f"{at} 1 1 0 0")
+    reading = await bench.store.series.read(bench.endpoint_id, at + STEP_SECONDS)
+    assert reading is not None
+    assert [one.task_id for one in reading.ended] == ["t2"]
+    assert (reading.before, reading.totals.failed) == (Totals(at, 1, 1, 0, 0), 1)
 
 
 async def test_after_a_gap_the_counts_say_how_long_it_was(bench: Bench) -> None:

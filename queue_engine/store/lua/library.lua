@@ -456,6 +456,13 @@ local function index_add(index, stream, time, ...)
   return number
 end
 
+-- Append an entry of a task to an index that has had it before. It is counted, so that figures count the end of the task once.
+-- keys: counts
+local function index_again(index, stream, time, ...)
+  redis.call('HINCRBY', counts, 'again:' .. index, 1)
+  return index_add(index, stream, time, ...)
+end
+
 -- Return the number of the oldest entry of an index; nil when the index is empty.
 local function index_oldest(stream)
   local entry = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
@@ -872,7 +879,7 @@ local function undo_delivered(now)
   if state ~= 'succeeded' then return end
   local _, task_id = names_of(task)
   local bytes = bytes_in(index_remove('delivered', finished_delivered, fin), 'delivered')
-  redis.call('HSET', task, 'fin', index_add('success', finished_success, now, 't', task_id, 'n', seq, 'b', bytes))
+  redis.call('HSET', task, 'fin', index_again('success', finished_success, now, 't', task_id, 'n', seq, 'b', bytes))
   redis.call('HINCRBY', counts, 'delivered', -1)
   redis.call('HINCRBY', counts, 'success', 1)
 end

@@ -18,7 +18,7 @@ local seq, webhook, has_history, result_at, standing =
 local is_there = seq == place
 if is_there and webhook and redis.call('EXISTS', delivery) == 1 then
   local _, task_id = names_of(task)
-  redis.call('HSET', task, 'fin', index_add(status, stream, now_ms(), 't', task_id, 'n', place, 'b', bytes))
+  redis.call('HSET', task, 'fin', index_again(status, stream, now_ms(), 't', task_id, 'n', place, 'b', bytes))
   local retention = tonumber(redis.call('HGET', endpoint, 'retention') or '0') * 1000
   local ttl = text(math.max(redis.call('PTTL', task), retention + EXPIRY_SLACK_MS))
   for _, key in ipairs({ task, body, result, attempts_log, history }) do redis.call('PEXPIRE', key, ttl) end

@@ -2,7 +2,8 @@
 -- Not allowed at maxmemory, so that figures take no memory from tasks.
 --
 -- keys of an endpoint: endpoint, counts, series, sampled_endpoints
--- arguments: sampled text (the totals at the sample), is_active flag (the endpoint has tasks), idle_ms integer, size integer (of the
+-- arguments: sampled text (the totals at the sample, and the latest numbers in the indexes of succeeded and of failed
+--   tasks), is_active flag (the endpoint has tasks), idle_ms integer, size integer (of the
 --   rings), records list of bytes (the offset and the bytes of each)
 -- replies:
 --   OK
