@@ -43,7 +43,7 @@ _COLUMNS = (
 _DESTINATIONS = (
     Column("DESTINATION", "destination", "id"),
     Column("STANDING", "standing"),
-    Column("WAITING", "waiting", "number"),
+    Column("HELD BACK", "waiting", "number"),
     Column("SINCE", "since", "time"),
     Column("NEXT ATTEMPT", "nextAttemptAt", "time"),
     Column("ERROR", "lastError"),
@@ -161,7 +161,11 @@ def cancel_recovery(session: Session, endpoint: Endpoint) -> None:
 
 @command(group, "destinations")
 def list_destinations(session: Session) -> None:
-    """List the destinations of webhooks with which something is wrong, the worst first."""
+    """List the destinations of webhooks with which something is wrong, the worst first.
+
+    HELD BACK has the deliveries in delivery processes, and those that were deferred since the pause began. Deliveries
+    that wait for their own next attempt are not counted. `queue-engine system` shows how many results wait in all.
+    """
     found = session.api.get("v2/destinations")
     session.show(found, lambda: session.screen.table(_DESTINATIONS, found.rows()))
 

@@ -123,7 +123,8 @@ class Trouble:
     """DEGRADED or PARKED."""
     since: float
     waiting: int
-    """Number of items here, and of those that were deferred since the pause began."""
+    """Number of items here, and of those that were deferred since the pause began. Items that wait in the store for
+    their own next attempt are not counted, because another process may have taken them."""
     in_flight: int
     errors: int
     """Number of consecutive timeouts and connection errors, or of consecutive 410 responses."""

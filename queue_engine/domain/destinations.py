@@ -37,7 +37,8 @@ class DestinationNote:
     standing: Standing
     since_ms: int | None = None
     waiting: int = 0
-    """Number of deliveries that wait for it, as far as delivery processes know."""
+    """Number of deliveries that processes hold, or have deferred since the pause began. Deliveries that wait for
+    their own next attempt are not counted."""
     in_flight: int = 0
     errors: int = 0
     """Number of consecutive attempts without a response, or with a 410."""

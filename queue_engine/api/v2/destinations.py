@@ -40,7 +40,10 @@ class DestinationView(View):
         "time, because attempts have failed or are slow. GOOD: nothing wrong was noted"
     )
     since: int | None = Field(description="Time since which something is wrong; null: nothing is")
-    waiting: int = Field(description="Number of deliveries that wait for it, as far as delivery processes know")
+    waiting: int = Field(
+        description="Number of deliveries that are held back: those in delivery processes, and those deferred since "
+        "the pause began. Deliveries that wait for their own next attempt are not counted"
+    )
     in_flight: int = Field(description="Number of attempts in flight")
     errors: int = Field(description="Number of consecutive attempts without a response, or with 410")
     next_attempt_at: int | None = Field(

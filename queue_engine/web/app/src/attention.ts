@@ -68,11 +68,12 @@ export interface DestinationFacts {
   waiting: number;
 }
 
-/** Return a concern for each destination that is paused. `words` tells the latest error. */
+/** Return a concern for each destination that is paused. `words` tells the latest error. Without results that are held back no number
+ * is named, because results that wait for their own next attempt are not counted. */
 export function destinationConcerns(all: readonly DestinationFacts[], words: (one: DestinationFacts) => string): Concern[] {
   return all.filter((one) => one.standing === "PARKED").map((one) => {
-    const waiting = one.waiting === 1 ? "1 result waits" : `${one.waiting} results wait`;
-    return { tone: "warn", endpoint: one.origin, name: one.destination, kind: "destination", title: `deliveries are paused, ${waiting}.`, detail: words(one), worker: null, weight: 200 + Math.min(99, one.waiting) };
+    const held = one.waiting === 0 ? "" : one.waiting === 1 ? ", 1 result is held back" : `, ${one.waiting} results are held back`;
+    return { tone: "warn", endpoint: one.origin, name: one.destination, kind: "destination", title: `deliveries are paused${held}.`, detail: words(one), worker: null, weight: 200 + Math.min(99, one.waiting) };
   });
 }
 

@@ -39,10 +39,16 @@ test("the worst come first, at most seven", () => {
   assert.deepEqual([list.length, more], [7, 3]);
 });
 
+test("a paused destination names the results that are held back, and none if they all wait for their next attempt", () => {
+  const facts = { destination: "https://h:443", origin: "https:h:443", standing: "PARKED" };
+  const found = destinationConcerns([0, 3].map((waiting) => ({ ...facts, waiting })), () => "");
+  assert.deepEqual(found.map((one) => one.title), ["deliveries are paused.", "deliveries are paused, 3 results are held back."]);
+});
+
 test("a paused destination is a concern, and one that is only slow is none", () => {
   const facts = { destination: "https://h:443", origin: "https:h:443", waiting: 1 };
   const found = destinationConcerns([{ ...facts, standing: "PARKED" }, { ...facts, standing: "DEGRADED" }], () => "reset");
-  assert.deepEqual(found.map((one) => [one.name, one.title, one.detail]), [["https://h:443", "deliveries are paused, 1 result waits.", "reset"]]);
+  assert.deepEqual(found.map((one) => [one.name, one.title, one.detail]), [["https://h:443", "deliveries are paused, 1 result is held back.", "reset"]]);
 });
 
 test("what stops all work comes before broken workers", () => {

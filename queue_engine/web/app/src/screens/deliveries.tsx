@@ -59,7 +59,7 @@ function Destinations({ all, again }: { all: Destination[]; again: () => void })
       {error}
       <div class="wrap" tabIndex={0} role="region" aria-label="Destinations with which something is wrong">
         <table>
-          <thead><tr><th scope="col">Destination</th><th scope="col">Standing</th><th scope="col" class="num">Waiting</th><th scope="col">Since</th><th scope="col">Next attempt</th><th scope="col">Last failure</th><th scope="col"><span class="vh">Actions</span></th></tr></thead>
+          <thead><tr><th scope="col">Destination</th><th scope="col">Standing</th><th scope="col" class="num" title="Without results that wait for their own next attempt">Held back</th><th scope="col">Since</th><th scope="col">Next attempt</th><th scope="col">Last failure</th><th scope="col"><span class="vh">Actions</span></th></tr></thead>
           <tbody>
             {all.map((one) => (
               <tr key={one.destination}>
@@ -130,7 +130,7 @@ export function DestinationScreen({ origin = "" }: { origin?: string }) {
             <Card id="facts" title="Destination" aside={<Action right="operate" kind="main" because={one.standing === "PARKED" ? null : "It is not paused"} act={run(() => send("POST", ["destinations", origin, "resume"]))}>Try now</Action>}>
               <div class="body">
                 <dl class="facts">
-                  <dt>Waiting</dt><dd>{countText(one.waiting)}</dd>
+                  <dt>Held back</dt><dd>{countText(one.waiting)}</dd>
                   <dt>In flight</dt><dd>{countText(one.inFlight)}</dd>
                   <dt>Since</dt><dd><Time at={one.since} /></dd>
                   <dt>Failures in a row</dt><dd>{countText(one.errors)}</dd>
