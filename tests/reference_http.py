@@ -138,8 +138,8 @@ Every error is `{{{{"message": …, "code": …, "data": null}}}}`. `message` na
 HTTP status and `code`, never by the text.
 
 A member of a body that the call does not have is ignored, also a misspelt one, because clients may send more than a
-call needs. Unknown filters are refused, in the query of a list and in `filter` of an operation, and so is a parameter
-of a query whose name looks misspelt.
+call needs. A request that begins an operation on many tasks refuses unknown members. Unknown filters are refused there
+and in the query of a list, and so is a parameter of any query whose name looks misspelt.
 
 {{codes}}
 

@@ -74,6 +74,8 @@ class JsonObject:
     raw: dict[str, bytes | memoryview] = field(default_factory=dict)
     """Members that were checked and kept as JSON text, without the surrounding space; views of more than
     MAX_COPIED_BYTES."""
+    skipped: list[str] = field(default_factory=list, compare=False)
+    """Names of the members that are not known."""
 
 
 def split_object(
@@ -118,6 +120,8 @@ class MemberCollector:
             if self._left < 0:
                 raise InvalidJson(f"must have at most {MAX_VALUES} values", name)
             self.found.values[name] = _parsed(text, name)
+        else:
+            self.found.skipped.append(name)
 
 
 def parse_member(text: bytes | memoryview, name: str, max_values: int) -> Any:

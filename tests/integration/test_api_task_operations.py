@@ -180,6 +180,11 @@ async def test_operations_are_listed_by_endpoint_and_by_tenant(bulk: Bulk) -> No
         ({"filter": None, "taskIds": ["a"] * 10_001}, "taskIds: must have 10000 items or fewer"),
         ({"filter": None, "taskIds": [[]] * 10_001}, "taskIds: must have at most 20000 values"),
         ({"filter": None, "taskIds": "a"}, "taskIds: must be an array"),
+        (
+            {"dryrun": True},
+            "dryrun: is not a member of this request; it has action, dryRun, filter, operationId, taskIds",
+        ),
+        ({"\n" + "x" * 99: None}, "\\n" + "x" * 63 + ": is not a member of this request; it has"),
         ({"dryRun": "yes"}, "dryRun: must be true or false"),
         ({"operationId": "a-b"}, "operationId: must be 1 to 64 characters of A-Z, a-z, 0-9 and _"),
         ({"operationId": "a" * 65}, "operationId: must be 1 to 64 characters of A-Z, a-z, 0-9 and _"),

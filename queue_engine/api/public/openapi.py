@@ -16,7 +16,8 @@ from queue_engine.api.public.webhooks import EVENTS, TAG, describe_webhooks
 TITLE = "Queue Engine"
 _DESCRIPTION = (
     "Elastic endpoints and their task queues. Every response is an envelope `{message, code, data}`; `code` is 10000 "
-    "for success. Times are epoch milliseconds. Unknown members of a request are ignored."
+    "for success. Times are epoch milliseconds. Unknown members of a request are ignored, "
+    "except where its schema allows no additional ones."
 )
 _TAGS = [
     {"name": "endpoints", "description": "Endpoints: an image, its settings and the number of workers"},

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from queue_engine.api.http.envelope import Success, View
 from queue_engine.api.http.operations import Operation, in_path
 from queue_engine.api.http.order_log import note
-from queue_engine.api.http.queries import Query
+from queue_engine.api.http.queries import Query, shown_name
 from queue_engine.api.http.responses import Response, success
 from queue_engine.api.http.services import Services
 from queue_engine.api.v2.endpoints import ENDPOINT_ID
@@ -66,7 +66,7 @@ _EXAMPLE: JsonDict = {"action": "retry", "filter": {"state": "failed", "errorCon
 class StartOperation(RequestModel):
     """A change of many tasks. It has either `filter` or `taskIds`."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE], "additionalProperties": False})
 
     action: TaskAction = Field(
         strict=False,
@@ -186,6 +186,10 @@ class TaskOperationRoutes:
         endpoint = await self._services.endpoint(request, principal)
         # More ids than a parsed member may have values, so the member is kept as text.
         body = await self._services.read_object(request, principal, names_of(StartOperation), _IDS)
+        if body.skipped:
+            # Elsewhere they are ignored. Here a misspelt `dryRun` would change the tasks that it was to count.
+            names = ", ".join(sorted(names_of(StartOperation)))
+            raise InvalidRequest(shown_name(body.skipped[0]), f"is not a member of this request; it has {names}")
         given = {name: self._services.bodies.parse(body, name, _MAX_ID_VALUES) for name in body.raw}
         order = _order_in(body.values | given)
         if order.filters is not None and order.filters.input is not None:
