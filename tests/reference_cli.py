@@ -34,7 +34,8 @@ with one line for each row; `--json` prints the API's data.
 | 124 | the task that was waited for has not ended within `--timeout` |
 | 130 | interrupted with Ctrl-C |
 
-Commands that wait or follow retry for 30 seconds while the API is away or busy, and then end with 3 or 1.
+Commands that wait or follow retry for 30 seconds while the API is away or busy (`tasks map`: 60), and then end with
+3 or 1.
 
 {{commands}}
 """
