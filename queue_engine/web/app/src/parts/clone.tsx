@@ -7,20 +7,13 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError, send, type TaskDetail } from "../api.ts";
 import { ErrorNotice, Foreign } from "./common.tsx";
 import { MAX_EDITED, copyBody, faultOf } from "../copies.ts";
+import { forgetDraft, useDraft } from "../drafts.ts";
 import { PAYLOADS, viewUrl } from "../place.ts";
 import { countText, sizeText } from "../times.ts";
 
-/** Inputs that are edited, by task. They outlive the dialog, which a session that ends takes from the page. */
-const drafts = new Map<string, string>();
-const opened = new Set<string>();
-
-/** Return true if the dialog of a task was open when its view was left, as by the end of the session. */
-export function wasCloning(task: TaskDetail["task"]): boolean {
-  return opened.has(keyOf(task));
-}
-
-function keyOf(task: TaskDetail["task"]): string {
-  return `${task.endpointId} ${task.taskId}`;
+/** Return the name of the draft that says if the dialog of a task is open. A session that ends takes it from the page. */
+export function cloningDraft(task: TaskDetail["task"]): string {
+  return `copying ${task.endpointId} ${task.taskId}`;
 }
 
 type Source = "same" | "edited" | "file";
@@ -28,21 +21,21 @@ type Source = "same" | "edited" | "file";
 export function CloneDialog({ detail: { task, input }, close }: { detail: TaskDetail; close: () => void }) {
   const dialog = useRef<HTMLDialogElement>(null);
   const { route } = useLocation();
-  const key = keyOf(task);
-  const draft = drafts.get(key);
-  const [source, setSource] = useState<Source>(draft === undefined ? "same" : "edited");
-  const [text, setText] = useState(draft ?? input);
+  const draft = `input of the copy of ${task.endpointId} ${task.taskId}`;
+  const [edited, setEdited] = useDraft<string | null>(draft, null);
+  const [source, setSource] = useState<Source>(edited === null ? "same" : "edited");
+  const text = edited ?? input;
   const [file, setFile] = useState<File | null>(null);
   const [sends, setSends] = useState(true);
   const [fault, setFault] = useState<string | null>(null);
   const [refusal, setRefusal] = useState<ApiError | null>(null);
   const [busy, setBusy] = useState(false);
   const id = useRef(newId());
-  useEffect(() => { opened.add(key); dialog.current?.showModal(); }, []);
+  useEffect(() => dialog.current?.showModal(), []);
   const isHidden = PAYLOADS === "never";
   const isLarge = input.length > MAX_EDITED;
-  const edit = (value: string) => { setText(value); drafts.set(key, value); setFault(null); };
-  const leave = () => { opened.delete(key); if (source === "same") drafts.delete(key); close(); };
+  const edit = (value: string) => { setEdited(value); setFault(null); };
+  const leave = () => { if (source === "same") forgetDraft(draft); close(); };
   const begin = async (event: Event) => {
     event.preventDefault();
     if (busy) return;
@@ -55,8 +48,7 @@ export function CloneDialog({ detail: { task, input }, close }: { detail: TaskDe
       if (wrong === null) {
         // The id makes a repeated request harmless, as after a lost connection.
         const made = await send<{ taskId: string }>("POST", ["serverless", task.endpointId, "tasks", task.taskId, "clone"], copyBody(id.current, given, sends));
-        opened.delete(key);
-        drafts.delete(key);
+        forgetDraft(draft);
         close();
         route(viewUrl("tasks", task.endpointId, made.taskId));
         return;

@@ -1,11 +1,12 @@
 import { useLocation } from "preact-iso";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { type Attempt, type DeliveryAttempt, get, getTask, send, type Task, type TaskDetail, type Waiting } from "../api.ts";
-import { CloneDialog, wasCloning } from "../parts/clone.tsx";
+import { CloneDialog, cloningDraft } from "../parts/clone.tsx";
 import { Action, Card, Confirm, CopyButton, Empty, Foreign, Read, Time, Title, useActions } from "../parts/common.tsx";
 import { DeliveryState, State, TaskState } from "../parts/shapes.tsx";
 import { Payload } from "../parts/payload.tsx";
 import { Timeline } from "../parts/timeline.tsx";
+import { useDraft } from "../drafts.ts";
 import { listQuery } from "../filters.ts";
 import { useKeys } from "../keys.ts";
 import { can } from "../state.ts";
@@ -96,7 +97,7 @@ function Head({ detail, again }: { detail: TaskDetail; again: () => void }) {
   const { run, error } = useActions(again);
   const { route } = useLocation();
   const [deleting, setDeleting] = useState(false);
-  const [cloning, setCloning] = useState(wasCloning(task));
+  const [cloning, setCloning] = useDraft(cloningDraft(task), false);
   const path = ["serverless", task.endpointId, "tasks", task.taskId];
   const hasEnded = task.finishedAt !== null;
   const order = (right: string, word: string) => () => { if (can(right)) void run(() => send("POST", [...path, word]))(); };
