@@ -1,19 +1,29 @@
-"""What one key has typed or read in the console is gone when another key logs in on the same page."""
+"""Typed text and secrets of one key in the console, which another key on the same page does not get."""
 
 import pytest
+from playwright.sync_api import APIResponse, Route
 
 from tests.browser.conftest import Visitor
-from tests.browser.test_console import call, ended, endpoint, submit
+from tests.browser.test_console import LOG_OUT_ELSEWHERE, call, ended, endpoint, submit
 from tests.browser.test_create import fill
 from tests.integration.test_up import Up
+from tests.waiting import wait_until
 
 __all__ = ["endpoint"]
 
 SECRET = "typed by the administrator"
+READ_AGAIN = "document.dispatchEvent(new Event('visibilitychange'))"
 SHOWN = """() => {
     const fields = [...document.querySelectorAll('input, textarea')];
     return [document.body.innerText, ...fields.map((one) => one.value)].join('\\n');
 }"""
+
+
+@pytest.fixture(scope="module")
+def reader(engine: Up) -> str:
+    """A weaker key of the same tenant."""
+    created: str = call(engine, "POST", "/keys", {"name": "reader", "role": "read"})["key"]
+    return created
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +43,13 @@ def log_out(visitor: Visitor) -> None:
     visitor.page.locator("header summary").click()
     visitor.click("Log out")
     visitor.see("You are logged out.")
+
+
+def end_session(visitor: Visitor) -> None:
+    """End the session as another window does, and let the view find that out."""
+    visitor.page.evaluate(LOG_OUT_ELSEWHERE)
+    visitor.page.evaluate(READ_AGAIN)
+    visitor.page.get_by_label("API key").wait_for()
 
 
 def shown(visitor: Visitor) -> str:
@@ -63,3 +80,97 @@ class TestCopies:
         dialog.get_by_label("edited here").check()
         dialog.get_by_label("Input of the copy, as JSON").wait_for()
         assert SECRET not in shown(operator)
+
+    def test_an_edited_input_is_not_shown_to_another_key(
+        self, operator: Visitor, engine: Up, endpoint: str, cloner: str
+    ) -> None:
+        self.edit_copy(operator, engine, endpoint)
+        end_session(operator)
+        log_in(operator, cloner)
+        operator.page.get_by_role("button", name="Clone…", exact=True).wait_for()
+        assert operator.page.get_by_role("dialog").count() == 0
+        operator.click("Clone…")
+        assert operator.page.get_by_role("dialog").get_by_label("the same").is_checked()
+
+
+class TestSecrets:
+    """Secrets that an administrator has typed, when the session ends and a key that only reads logs in."""
+
+    def test_a_variable_of_a_new_endpoint(self, operator: Visitor, reader: str) -> None:
+        operator.open("/console/endpoints/new")
+        type_variable(operator)
+        end_session(operator)
+        log_in(operator, reader)
+        operator.page.get_by_role("button", name="Create the endpoint").wait_for()
+        assert SECRET not in shown(operator)
+
+    def test_a_variable_of_an_endpoint(self, operator: Visitor, endpoint: str, reader: str) -> None:
+        operator.open(f"/console/endpoints/{endpoint}/settings")
+        type_variable(operator)
+        end_session(operator)
+        log_in(operator, reader)
+        operator.see("Nothing is changed.")
+        assert SECRET not in shown(operator)
+
+    def test_a_change_whose_response_comes_late(
+        self, operator: Visitor, engine: Up, endpoint: str, reader: str
+    ) -> None:
+        held: list[tuple[Route, APIResponse]] = []
+
+        def hold(route: Route) -> None:
+            if route.request.method == "PATCH":
+                held.append((route, route.fetch()))
+            else:
+                route.fallback()
+
+        operator.page.route(f"**/api/serverless/{endpoint}", hold)
+        operator.open(f"/console/endpoints/{endpoint}/settings")
+        type_variable(operator)
+        operator.click("Save")
+        wait_until(lambda: operator.page.evaluate("true") and held != [])
+        end_session(operator)
+        log_in(operator, reader)
+        operator.see("Nothing is changed.")
+        route, response = held[0]
+        with operator.page.expect_request_finished(lambda request: request.method == "PATCH"):
+            route.fulfill(response=response)
+        operator.page.get_by_role("navigation", name="Sections").get_by_role("link", name="Endpoints").click()
+        operator.page.go_back()
+        operator.see("Nothing is changed.")
+        assert SECRET not in shown(operator)
+
+    def test_the_key_of_a_receiver(self, operator: Visitor, endpoint: str, reader: str) -> None:
+        operator.open(f"/console/endpoints/{endpoint}/deliveries")
+        fill(operator, "Key of the receiver", SECRET)
+        end_session(operator)
+        log_in(operator, reader)
+        operator.page.get_by_label("Key of the receiver").wait_for()
+        assert SECRET not in shown(operator)
+
+    def test_a_credential(self, operator: Visitor, reader: str) -> None:
+        operator.open("/console/credentials")
+        fill(operator, "Password or token", SECRET)
+        end_session(operator)
+        log_in(operator, reader)
+        operator.page.get_by_label("Password or token").wait_for()
+        assert SECRET not in shown(operator)
+
+    def test_the_token_of_an_agent(self, operator: Visitor, reader: str) -> None:
+        operator.open("/console/endpoints/new?template=running")
+        operator.click("Create the endpoint")
+        operator.click("Create a token for the agent")
+        operator.see("The token in it is shown only now")
+        command = operator.page.get_by_label("The command of the agent").inner_text()
+        token = command.split()[0].removeprefix("WORKER_AGENT_TOKEN=")
+        assert token in shown(operator)
+        end_session(operator)
+        log_in(operator, reader)
+        operator.page.get_by_role("button", name="Create the endpoint").wait_for()
+        assert token not in shown(operator)
+
+
+def type_variable(visitor: Visitor) -> None:
+    visitor.click("Add a variable")
+    visitor.page.locator("[id^=f-environmentVars-][id$=-key]").last.fill("TOKEN")
+    visitor.page.get_by_label("Value", exact=True).last.fill(SECRET)
+    assert SECRET in shown(visitor)

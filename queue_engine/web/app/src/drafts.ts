@@ -1,22 +1,18 @@
-// What was typed and is not sent yet. It outlives an error and an ended session, and is gone when a key of another tenant
-// logs in. It is kept in memory only, because values of environment variables are secret.
+// What was typed and is not sent yet. It outlives an error and an ended session, and is gone when another key logs in. It is
+// kept in memory only, because values of environment variables are secret. Modules keep nothing typed or read elsewhere.
 
 import { useState } from "preact/hooks";
-import { me } from "./state.ts";
 
-interface Draft {
-  tenant: string | null;
-  value: unknown;
-}
-
-const drafts = new Map<string, Draft>();
+/** The drafts of one key. Another key begins a new map, so that a late response to the key before writes into the old one. */
+let drafts = new Map<string, unknown>();
 
 /** As `useState`, but the value is still there when the part is shown again. */
 export function useDraft<T>(name: string, initial: T): [T, (next: T | ((before: T) => T)) => void] {
-  const [value, setValue] = useState<T>(() => kept<T>(name) ?? initial);
+  const [mine] = useState(drafts);
+  const [value, setValue] = useState<T>(() => (mine.get(name) as T | undefined) ?? initial);
   const set = (next: T | ((before: T) => T)) => setValue((before) => {
     const made = typeof next === "function" ? (next as (before: T) => T)(before) : next;
-    drafts.set(name, { tenant: tenant(), value: made });
+    mine.set(name, made);
     return made;
   });
   return [value, set];
@@ -26,17 +22,7 @@ export function forgetDraft(name: string): void {
   drafts.delete(name);
 }
 
-/** Forget all that was typed, when the person logs out. */
+/** Forget all that was typed. */
 export function forgetDrafts(): void {
-  drafts.clear();
-}
-
-function kept<T>(name: string): T | undefined {
-  const found = drafts.get(name);
-  if (found === undefined || found.tenant !== tenant()) return undefined;
-  return found.value as T;
-}
-
-function tenant(): string | null {
-  return me.value?.tenant ?? null;
+  drafts = new Map();
 }

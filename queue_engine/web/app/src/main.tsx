@@ -2,7 +2,6 @@ import { render } from "preact";
 import { LocationProvider, Route, Router } from "preact-iso";
 import { useEffect, useState } from "preact/hooks";
 import { ApiError, get, isLoggedOut, logIn, type Me } from "./api.ts";
-import { forgetDrafts } from "./drafts.ts";
 import { ErrorNotice, Title } from "./parts/common.tsx";
 import { CredentialsScreen } from "./parts/later.tsx";
 import { Shell } from "./parts/shell.tsx";
@@ -23,7 +22,7 @@ import { TasksScreen } from "./screens/tasks.tsx";
 import { WorkerScreen } from "./screens/worker.tsx";
 import { WorkersScreen } from "./screens/workers.tsx";
 import { forgetSession, keepSession, sessionHalf, takeLinkToken } from "./session.ts";
-import { keepMe, me, setTheme, theme } from "./state.ts";
+import { forgetMe, keepMe, me, setTheme, theme } from "./state.ts";
 
 type Stage = { kind: "opening" } | { kind: "login"; because: string | null } | { kind: "open" } | { kind: "failed"; error: ApiError };
 
@@ -59,7 +58,7 @@ function Console() {
     case "opening": return <main id="main" class="login" aria-busy="true"><Title text="Console" /></main>;
     case "login": return <Login because={stage.because} done={() => void enter()} />;
     case "failed": return <main id="main" class="login"><Title text="Console" /><ErrorNotice error={stage.error} again={() => void enter()} /></main>;
-    case "open": return <Views ended={() => { forgetSession(); forgetDrafts(); setStage({ kind: "login", because: "You are logged out." }); }} />;
+    case "open": return <Views ended={() => { forgetSession(); forgetMe(); setStage({ kind: "login", because: "You are logged out." }); }} />;
   }
 }
 

@@ -2,6 +2,7 @@
 
 import { computed, signal } from "@preact/signals";
 import type { Me } from "./api.ts";
+import { forgetDrafts } from "./drafts.ts";
 import type { Zone } from "./times.ts";
 
 export const me = signal<Me | null>(null);
@@ -12,9 +13,17 @@ const ahead = signal(0);
 export const tick = signal(Date.now());
 export const now = computed(() => tick.value + ahead.value);
 
+/** Keep who has logged in. What another key has typed is forgotten: it may be secret, and this key may have fewer rights. */
 export function keepMe(found: Me): void {
+  if (found.keyId !== me.value?.keyId) forgetDrafts();
   me.value = found;
   ahead.value = found.time - Date.now();
+}
+
+/** Forget the person who logs out, and all that was typed. */
+export function forgetMe(): void {
+  me.value = null;
+  forgetDrafts();
 }
 
 export function can(right: string): boolean {
