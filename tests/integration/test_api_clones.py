@@ -137,8 +137,39 @@ async def test_a_repeated_request_copies_once(api: RunningApi, endpoint_id: str)
     assert {answer.text for answer in answers} == {answers[0].text}
     assert answers[0].json()["data"] == {"taskId": "b"}
     assert (await clone(api, endpoint_id, {"taskId": "b", "input": 2})).json()["code"] == 12001
-    assert (await clone(api, endpoint_id, {"taskId": "a", "input": 2})).json()["code"] == 12001
     assert (await api.store.tasks.page(endpoint_id, None, page=1, size=9)).total == 2
+
+
+@pytest.mark.parametrize("changes", [{}, {"input": 2}])
+async def test_a_copy_cannot_have_the_id_of_its_original(
+    api: RunningApi, endpoint_id: str, changes: dict[str, Any]
+) -> None:
+    await api.submit(endpoint_id, taskId="a")
+    answer = await clone(api, endpoint_id, {"taskId": "a", **changes})
+    assert (answer.status_code, answer.json()["message"]) == (400, "taskId: must not be that of the original")
+    assert (await api.store.tasks.page(endpoint_id, None, page=1, size=9)).total == 1
+
+
+@pytest.mark.parametrize(
+    ("mistyped", "meant"),
+    [
+        ("webhok", "webhook"),
+        ("Webhook", "webhook"),
+        ("inputt", "input"),
+        ("web", "webhook"),
+        ("task_id", "taskId"),
+        ("webhookAuth", "webhookAuthKey"),
+    ],
+)
+async def test_a_mistyped_change_is_refused_because_the_result_would_go_to_the_webhook_of_the_original(
+    api: RunningApi, endpoint_id: str, mistyped: str, meant: str
+) -> None:
+    await api.submit(endpoint_id, taskId="a", **SECRETS)
+    answer = await clone(api, endpoint_id, {mistyped: None})
+    message = f"{mistyped}: is not a field of this request; did you mean {meant}?"
+    assert (answer.status_code, answer.json()["message"]) == (400, message)
+    assert (await api.store.tasks.page(endpoint_id, None, page=1, size=9)).total == 1
+    assert (await clone(api, endpoint_id, {"other": None})).status_code == 200
 
 
 async def test_a_long_input_is_copied_byte_for_byte(api: RunningApi, endpoint_id: str) -> None:

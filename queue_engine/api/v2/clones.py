@@ -9,8 +9,10 @@ from pydantic.config import JsonDict
 from starlette.requests import Request
 
 from queue_engine.api.http.envelope import Success
+from queue_engine.api.http.mistyped import first_mistyped
 from queue_engine.api.http.operations import Operation
 from queue_engine.api.http.order_log import note
+from queue_engine.api.http.queries import shown_name
 from queue_engine.api.http.rate_headers import rate_headers
 from queue_engine.api.http.responses import Response, success
 from queue_engine.api.http.services import Services, task_id_in
@@ -20,6 +22,7 @@ from queue_engine.api.v2.submissions import RAW_FIELDS, JsonText, NewTaskId, tra
 from queue_engine.api.v2.task_views import SubmittedView
 from queue_engine.api.v2.tasks import TAG, TASK_ID
 from queue_engine.domain.definitions import Defined
+from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.field_errors import raise_for
 from queue_engine.domain.principals import Principal, Right
 from queue_engine.domain.tasks import TASK_FIELDS, TaskField
@@ -85,8 +88,15 @@ class CloneTask(_Fields):
 
     @classmethod
     def parse(cls, body: JsonObject) -> CloneTask:
-        """Return the changes in a body. Raises InvalidRequest for all fields that break a rule."""
+        """Return the changes in a body. Raises InvalidRequest for all fields that break a rule.
+
+        A member that is probably a mistyped one is refused: if `webhok: null` were ignored, the result would be sent to
+        the webhook of the original.
+        """
         found, errors = parsed_changes(cls, body.values | body.raw)
+        if (mistyped := first_mistyped(body.skipped, names_of(cls))) is not None:
+            name, meant = mistyped
+            errors.append((shown_name(name), f"is not a field of this request; did you mean {meant}?"))
         changes = found.changes()
         if changes.get("run_at") is not None and changes.get("delay_seconds") is not None:
             errors.append(("runAt", "must not be given together with delaySeconds"))
@@ -118,7 +128,8 @@ class CloneRoutes:
     async def clone_task(self, request: Request) -> Response:
         """The copy is a new task with the input, the headers, the webhook and its key, and the other fields of the
         original, which does not change. The limits of submissions apply. A repeated request with the same `taskId`
-        gets the same response and queues nothing. A key with the role `submit` copies only tasks that it has
+        gets the same response and queues nothing while the original exists, and 404 after that. A member whose name is
+        similar to that of a field is refused. A key with the role `submit` copies only tasks that it has
         submitted. If the server cannot open the headers or the webhook key, nothing is copied (409).
         """
         principal = await self._services.admit(request)
@@ -132,6 +143,8 @@ class CloneRoutes:
         endpoint = await self._services.endpoint(request, principal)
         body = await self._services.read_object(request, principal, names_of(CloneTask), RAW_FIELDS)
         asked = CloneTask.parse(body)
+        if asked.task_id == task_id:
+            raise InvalidRequest("taskId", "must not be that of the original")
         original = await self._clones.original(principal, endpoint, task_id)
         input_ = asked.input
         if "input" not in asked.model_fields_set:
