@@ -232,7 +232,11 @@ async def test_given_up_deliveries_of_a_destination_are_walked_by_cursor(results
     ("query", "message"),
     [
         ("cursor=x", "cursor: must be the nextCursor of a page, unchanged; empty for the first page"),
-        ("cursor=1-a%20b", "cursor: must be"),
+        ("cursor=1-1-a%20b", "cursor: must be"),
+        (
+            "cursor=999-1764000000000-a",
+            "cursor: is not one of this list; a cursor is only for the endpoint of its page",
+        ),
         ("destination=ftp://x", "destination: must be a URL such as https://hooks.example.com"),
         ("destination=http://a.example&pageNumber=1", "pageNumber: cannot be combined with cursor or destination"),
         ("cursor=&pageSize=0", "pageSize: "),

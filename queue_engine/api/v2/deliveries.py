@@ -43,7 +43,7 @@ from queue_engine.domain.tasks import DeliveryStatus, GivenUpPlace
 
 TAG = "deliveries"
 MAX_TIME_MS = 10**15 - 1
-_CURSOR = "([0-9]{1,15})-([A-Za-z0-9_]{1,255})"
+_CURSOR = "([0-9]{1,19})-([0-9]{1,15})-([A-Za-z0-9_]{1,255})"
 (_DESTINATION,) = (one for one in TASK_FILTERS if one.name == "destination")
 
 _EXAMPLE: JsonDict = {"since": 1764000000000, "until": 1764043200000, "status": "MAX_RETRIES_EXCEEDED"}
@@ -170,11 +170,11 @@ class DeliveryRoutes:
             rule = "cannot be combined with cursor or destination; the next page is at nextCursor"
             raise InvalidRequest("pageNumber", rule)
         size = query.integer("pageSize", default=DEFAULT_PAGE_SIZE, maximum=MAX_PAGE_SIZE)
-        destination, after = _destination_in(query), _place_in(query)
+        destination, after = _destination_in(query), _place_in(query, endpoint)
         found = await self._deliveries.given_up_part(
             principal, endpoint, destination=destination, after=after, size=size
         )
-        return success(delivery_cursor_page_view(found))
+        return success(delivery_cursor_page_view(found, endpoint))
 
     async def recover_deliveries(self, request: Request) -> Response:
         """Each delivery begins again with all attempts. At most four of them are due at a time, so that they do not
@@ -227,11 +227,14 @@ def _destination_in(query: Query) -> str | None:
     return found
 
 
-def _place_in(query: Query) -> GivenUpPlace | None:
+def _place_in(query: Query, endpoint: Endpoint) -> GivenUpPlace | None:
+    """Return the place of the cursor. It names the endpoint, because that of another one would find nothing."""
     text = query.one("cursor")
     if not text:
         return None
     found = re.fullmatch(_CURSOR, text)
     if found is None:
         raise InvalidRequest("cursor", "must be the nextCursor of a page, unchanged; empty for the first page")
-    return GivenUpPlace(int(found[1]), found[2])
+    if found[1] != endpoint.endpoint_id:
+        raise InvalidRequest("cursor", "is not one of this list; a cursor is only for the endpoint of its page")
+    return GivenUpPlace(int(found[2]), found[3])

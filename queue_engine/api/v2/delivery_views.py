@@ -10,6 +10,7 @@ from pydantic import Field
 from queue_engine.api.http.envelope import View
 from queue_engine.api.v2.pages import page_view
 from queue_engine.domain.deliveries import DeliveryAttempt, Phases, Recovery, RecoveryState, Trigger
+from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.tasks import DeliveryStatus, GivenUpDelivery, GivenUpPage, GivenUpPart, TaskStatus
 from queue_engine.engine.deliveries import SendOrder
 from queue_engine.engine.endpoints import Page
@@ -103,9 +104,9 @@ class DeliveryCursorPageView(View):
     scanned: int = Field(description="Deliveries that were looked at for this page")
 
 
-def delivery_cursor_page_view(found: GivenUpPart) -> dict[str, Any]:
-    """Return a DeliveryCursorPageView."""
-    after = None if found.next is None else f"{found.next.at_ms}-{found.next.task_id}"
+def delivery_cursor_page_view(found: GivenUpPart, endpoint: Endpoint) -> dict[str, Any]:
+    """Return a DeliveryCursorPageView. Its cursor names the endpoint."""
+    after = None if found.next is None else f"{endpoint.endpoint_id}-{found.next.at_ms}-{found.next.task_id}"
     return {"items": _delivery_views(found.items), "nextCursor": after, "scanned": found.scanned}
 
 
