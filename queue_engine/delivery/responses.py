@@ -16,6 +16,8 @@ from queue_engine.rules.excerpts import printable
 
 EXCERPT_BYTES = 2048
 LOCATION_BYTES = 200
+MIN_MASKED_CHARACTERS = 4
+"""Length of the shortest secret that is masked. A shorter one is a part of most words, and hides nothing."""
 
 REDIRECT = "redirect"
 GONE = "gone"
@@ -90,11 +92,13 @@ def redirect_of(location: str, secrets: Iterable[str] = ()) -> str:
 def excerpt_of(body: bytes, secrets: Iterable[str] = ()) -> str:
     """Return at most 2 KiB of `body` as one line of plain text. Invalid bytes are replaced, unprintable ones escaped.
 
-    `secrets` that the receiver sent back are masked, both literally and in their JSON form. Markup is not escaped; a
-    page that shows the text must escape it.
+    `secrets` of MIN_MASKED_CHARACTERS or more that the receiver sent back are masked, both literally and in their JSON
+    form. Markup is not escaped; a page that shows the text must escape it.
     """
     text = body.decode("utf-8", "replace")
     for secret in secrets:
-        for written in {secret, json.dumps(secret)[1:-1]} - {""}:
+        if len(secret) < MIN_MASKED_CHARACTERS:
+            continue
+        for written in {secret, json.dumps(secret)[1:-1]}:
             text = text.replace(written, "***")
     return printable(text, EXCERPT_BYTES)

@@ -113,6 +113,11 @@ def test_a_secret_that_the_receiver_sends_back_is_masked() -> None:
     assert excerpt_of(body, [secret, ""]) == 'you sent *** as "***"'
 
 
+def test_a_short_secret_masks_no_parts_of_words() -> None:
+    assert excerpt_of(b"application/json", ["a", "", "ti", "ion"]) == "application/json"
+    assert excerpt_of(b"the key is k3y!", ["k3y!"]) == "the key is ***"
+
+
 def test_a_secret_at_the_end_of_the_excerpt_is_masked_whole() -> None:
     body = b"x" * (EXCERPT_BYTES - 3) + b"canary-key" + b"y" * 100
     assert "can" not in excerpt_of(body, ["canary-key"])

@@ -52,7 +52,9 @@ class WebhookTestView(View):
     )
     duration_ms: int = Field(description="Duration of the attempt")
     phases: PhasesView = Field(description="Duration by phase")
-    response: str = Field(description="The beginning of the receiver's response. Keys in it are masked")
+    response: str = Field(
+        description="The beginning of the receiver's response. A key in it is masked if it has at least 4 characters"
+    )
 
 
 class WebhookTestRoutes:
