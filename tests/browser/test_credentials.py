@@ -106,7 +106,7 @@ class TestCredentials:
         operator.click("Store the credential")
         operator.see("2 fields break a rule")
         assert "must not have a colon" in operator.page.locator("#f-username-hint").inner_text()
-        assert operator.page.evaluate("document.activeElement.id") == "f-username"
+        operator.page.wait_for_function("document.activeElement.id === 'f-username'")
         operator.page.evaluate(LOG_OUT_ELSEWHERE)
         operator.page.get_by_label("API key").wait_for()
         operator.page.get_by_label("API key").fill(API_KEY)

@@ -171,8 +171,8 @@ class TestSettings:
         assert stored(engine, endpoint)["maxAttempts"] == 8
         assert "8" in difference(operator, "Max attempts").inner_text()
         operator.click("Save")
-        operator.see("Saved.")
-        assert stored(engine, endpoint)["maxAttempts"] == 6
+        wait_until(lambda: stored(engine, endpoint)["maxAttempts"] == 6)  # the words before, "Not saved.", match too
+        operator.page.get_by_text("Saved.", exact=True).wait_for()
 
     def test_a_key_that_may_not_change_is_told_so(self, engine: Up, visitor: Visitor, endpoint: str) -> None:
         visitor.log_in(call(engine, "POST", "/keys", {"name": "operator", "role": "operate"})["key"])
