@@ -6,7 +6,7 @@ from playwright.sync_api import APIResponse, Route
 from tests.browser.conftest import Visitor
 from tests.browser.test_console import LOG_OUT_ELSEWHERE, call, ended, endpoint, submit
 from tests.browser.test_create import fill
-from tests.integration.test_up import Up
+from tests.integration.test_up import API_KEY, Up
 from tests.waiting import wait_until
 
 __all__ = ["endpoint"]
@@ -174,3 +174,18 @@ def type_variable(visitor: Visitor) -> None:
     visitor.page.locator("[id^=f-environmentVars-][id$=-key]").last.fill("TOKEN")
     visitor.page.get_by_label("Value", exact=True).last.fill(SECRET)
     assert SECRET in shown(visitor)
+
+
+def test_saved_views_are_those_of_the_key(operator: Visitor, reader: str) -> None:
+    operator.open("/console/tasks?status=FAILED")
+    operator.click("Save view")
+    fill(operator, "Name of the view", SECRET)
+    operator.click("Save")
+    operator.page.get_by_role("button", name="Remove saved view").wait_for()
+    log_out(operator)
+    log_in(operator, reader)
+    operator.page.get_by_role("button", name="Save view").wait_for()
+    assert SECRET not in shown(operator)
+    log_out(operator)
+    log_in(operator, API_KEY)
+    operator.page.get_by_label("Saved views").get_by_text(SECRET).wait_for(state="attached")

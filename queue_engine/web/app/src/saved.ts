@@ -1,8 +1,9 @@
-// Views of tasks that the person has named. They stay in this browser; a link shows a colleague the same.
+// Views of tasks that the person has named. They stay in this browser, apart for each key; a link
+// shows a colleague the same.
 
 import { type View, queryOf, viewOf } from "./filters.ts";
 
-const KEY = "queue-engine.views";
+const NAME = "queue-engine.views";
 export const MAX_VIEWS = 20;
 export const MAX_NAME = 60;
 
@@ -43,10 +44,11 @@ export function withoutView(views: SavedView[], name: string): SavedView[] {
   return views.filter((one) => one.name !== name);
 }
 
-export function readViews(): SavedView[] {
-  return viewsIn(localStorage.getItem(KEY));
+export function readViews(keyId: string): SavedView[] {
+  return viewsIn(localStorage.getItem(`${NAME}.${keyId}`));
 }
 
-export function keepViews(views: SavedView[]): void {
-  localStorage.setItem(KEY, JSON.stringify(views));
+export function keepViews(keyId: string, views: SavedView[]): void {
+  if (views.length === 0) localStorage.removeItem(`${NAME}.${keyId}`);
+  else localStorage.setItem(`${NAME}.${keyId}`, JSON.stringify(views));
 }

@@ -6,12 +6,14 @@ import { shortened, visible } from "../hostile.ts";
 import { queryOf, type View } from "../filters.ts";
 import { viewUrl } from "../place.ts";
 import { keepViews, MAX_NAME, readViews, type SavedView, withoutView, withView } from "../saved.ts";
+import { me } from "../state.ts";
 
 export function SavedViews({ view }: { view: View }) {
   const { route } = useLocation();
-  const [views, setViews] = useState(readViews);
+  const keyId = me.value?.keyId ?? "";
+  const [views, setViews] = useState(() => readViews(keyId));
   const [isNaming, setNaming] = useState(false);
-  const keep = (next: SavedView[]) => { keepViews(next); setViews(next); };
+  const keep = (next: SavedView[]) => { keepViews(keyId, next); setViews(next); };
   const current = queryOf({ ...view, cursor: "" });
   const shown = views.find((one) => one.query === current);
   const open = (event: Event) => {
@@ -22,7 +24,7 @@ export function SavedViews({ view }: { view: View }) {
     event.preventDefault();
     const name = new FormData(event.currentTarget as HTMLFormElement).get("name");
     if (typeof name !== "string" || name.trim() === "") return;
-    keep(withView(readViews(), name, view));
+    keep(withView(readViews(keyId), name, view));
     setNaming(false);
   };
   if (isNaming) {
@@ -45,7 +47,7 @@ export function SavedViews({ view }: { view: View }) {
       )}
       {shown === undefined
         ? <button class="btn" type="button" onClick={() => setNaming(true)}>Save view</button>
-        : <button class="btn" type="button" onClick={() => keep(withoutView(readViews(), shown.name))}>Remove saved view</button>}
+        : <button class="btn" type="button" onClick={() => keep(withoutView(readViews(keyId), shown.name))}>Remove saved view</button>}
     </div>
   );
 }
