@@ -174,7 +174,7 @@ def submit_task(
     done = session.api.send("POST", ENDPOINTS, endpoint_id, "tasks", body=request)
     task_id = str(done.members().get("taskId"))
     if wait:
-        _wait(session, endpoint_id, task_id, timeout)
+        _wait(session, endpoint_id, task_id, timeout, has_submitted=True)
     else:
         session.show(done, lambda: session.screen.line(task_id))
 
@@ -217,7 +217,7 @@ def clone_task(
     done = session.api.send("POST", ENDPOINTS, endpoint_id, "tasks", task, "clone", body=request)
     task_id = str(done.members().get("taskId"))
     if wait:
-        _wait(session, endpoint_id, task_id, timeout)
+        _wait(session, endpoint_id, task_id, timeout, has_submitted=True)
     else:
         session.show(done, lambda: session.screen.line(task_id))
 
@@ -525,14 +525,20 @@ def _standing(task: str, stands: dict[str, Any]) -> str:
     return f"task {task}: {stands.get('state')}{asked}"
 
 
-def _wait(session: Session, endpoint_id: str, task_id: str, timeout: float | None) -> None:
-    """Wait until the task has ended, and show it. Ends the program if it has failed or has not ended in time."""
+def _wait(
+    session: Session, endpoint_id: str, task_id: str, timeout: float | None, *, has_submitted: bool = False
+) -> None:
+    """Wait until the task has ended, and show it. Ends the program if it has failed or has not ended in time.
+
+    An API that is away for the first request is an error, because its URL may be wrong, unless it has just accepted the
+    task.
+    """
 
     def ask(seconds: int) -> Data:
         return session.api.get(ENDPOINTS, endpoint_id, "tasks", task_id, query={"wait": seconds})
 
     began, early = session.monotonic(), 0
-    found = ask(0)
+    found = session.patiently(partial(ask, 0)) if has_submitted else ask(0)
     with session.screen.waiting(f"task {task_id}") as tell:
         while (task := _members(found)).get("status") == TaskStatus.PROCESSING:
             waited = session.monotonic() - began

@@ -363,6 +363,18 @@ def test_submit_and_wait_shows_the_ended_task() -> None:
     assert json.loads(result.stdout)["output"] == 5
 
 
+def test_an_api_that_is_away_after_the_submission_is_waited_for() -> None:
+    away = Script(httpx.ConnectError("refused"), failure(503, "store"), RUNNING, task())
+    api = FakeApi({f"POST {TASKS}": {"taskId": "t1"}, TASK: away})
+    assert api.run("tasks", "submit", "7", "--port", "1", "--input", "1", "--wait").exit_code == 0
+
+
+def test_an_api_that_is_away_at_the_first_request_is_not_waited_for() -> None:
+    api = FakeApi({TASK: Script(httpx.ConnectError("refused"), task())})
+    assert api.run("tasks", "wait", "7", "t1").exit_code == 3
+    assert api.pauses == []
+
+
 def test_a_task_that_failed_has_an_exit_status_of_its_own() -> None:
     result = FakeApi({TASK: task(status="FAILED", state="failed", error="HTTP 500")}).run("tasks", "wait", "7", "t1")
     assert result.exit_code == 4
