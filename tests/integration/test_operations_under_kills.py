@@ -1,10 +1,14 @@
 """Bulk operations of several thousand tasks, while the controllers are killed again and again."""
 
 import asyncio
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from queue_engine.domain.task_filters import TaskFilters
 from queue_engine.domain.task_operations import Author, NewOperation, TaskAction, TaskOperation
@@ -76,9 +80,7 @@ class Killed:
 async def test_each_task_is_changed_and_counted_once(store: Store, programs: Programs) -> None:
     endpoint_id = await new_endpoint(store)
     killed = Killed(store, programs, endpoint_id)
-    ids = [f"t{number}" for number in range(TASKS)]
-    for first in range(0, TASKS, 250):
-        await asyncio.gather(*(submit(store, endpoint_id, task_id) for task_id in ids[first : first + 250]))
+    await _submit_all(store, endpoint_id)
     killed.start()
     for action, filters, left in (
         (TaskAction.CANCEL, QUEUED, "failed"),
@@ -97,3 +99,49 @@ async def test_each_task_is_changed_and_counted_once(store: Store, programs: Pro
             page = await store.tasks.page(endpoint_id, None, page=1, size=TASKS)
             assert {task.runs for task in page.items} == {2}
         await store.operations.remove_endpoint(endpoint_id)
+
+
+async def test_each_result_is_sent_again_once(store: Store, programs: Programs) -> None:
+    endpoint_id = await new_endpoint(store)
+    killed = Killed(store, programs, endpoint_id)
+    async with _receiver() as (url, received):
+        await _submit_all(store, endpoint_id, webhook=f"{url}/hook")
+        programs.delivery(lease=30)
+        killed.start()
+        await killed.run(TaskAction.CANCEL, QUEUED)
+        await _until_delivered(store, endpoint_id)
+        assert (len(received), set(received.values())) == (TASKS, {1})
+        one = await killed.run(TaskAction.REDELIVER, CANCELLED)
+        assert (one.status.value, one.matched, one.done, one.skipped, one.failed) == ("done", TASKS, TASKS, 0, 0)
+        await _until_delivered(store, endpoint_id)
+        assert (len(received), set(received.values())) == (TASKS, {2})
+
+
+@asynccontextmanager
+async def _receiver() -> AsyncIterator[tuple[str, Counter[str]]]:
+    """A receiver that keeps up with a delivery process: its URL, and the number of webhooks by task."""
+    received = Counter[str]()
+
+    async def receive(request: web.Request) -> web.Response:
+        received[(await request.json())["user_task_id"]] += 1
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/hook", receive)
+    async with TestServer(app, host="127.0.0.1") as server:
+        yield str(server.make_url("")), received
+
+
+async def _submit_all(store: Store, endpoint_id: str, *, webhook: str | None = None) -> None:
+    for first in range(0, TASKS, 250):
+        ids = [f"t{number}" for number in range(first, min(first + 250, TASKS))]
+        await asyncio.gather(*(submit(store, endpoint_id, task_id, webhook=webhook) for task_id in ids))
+
+
+async def _until_delivered(store: Store, endpoint_id: str) -> None:
+    outbox = store.partitions.of(endpoint_id).partition.outbox
+
+    async def is_delivered() -> bool:
+        return await store.redis.xlen(outbox) == 0
+
+    await wait_until_async(is_delivered, message="results are not delivered")
