@@ -240,8 +240,8 @@ class Endpoints:
         An environment of None stays as it is. `references` holds the new values. `edit` is called again if another
         request changed the endpoint in between. Raises InvalidRequest, Forbidden for another credential if the
         principal may not use those of the tenant, QuotaReached for more workers and for an environment while the tenant
-        may not store more, StateConflict for settings of lanes while a process of an earlier version works, and the
-        errors of `edit`.
+        may not store more, StateConflict for settings of lanes and another rate limit while a process works that is too
+        old for them, and the errors of `edit`.
         """
         check_sees(principal, before)
         raise_for(await self.field_errors(principal, references, before))
@@ -255,6 +255,8 @@ class Endpoints:
         await self._limits.check_workers(principal.tenant, after.workers, before=before.config.workers)
         if any(_lanes_of(after)) and _lanes_of(after) != _lanes_of(before.config):
             await self._lanes.check(before.endpoint_id)
+        if after.rate_limit is not None and after.rate_limit != before.config.rate_limit:
+            await self._check_agents(before.endpoint_id)
         credential_id = references.credential_id
         if credential_id is not None and not await from_store(
             self._credentials.use(principal.tenant, credential_id, before.endpoint_id)

@@ -11,6 +11,7 @@ from queue_engine.config.store_url import parse_store_url
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.net.resolver import NoAnswer
 from queue_engine.store.redis.client import connect
+from queue_engine.store.store import Store
 from tests.api_server import ENDPOINT, RunningApi, ScriptedLookup, running_api
 from tests.servers import StoreServer
 from tests.waiting import wait_until_async
@@ -441,13 +442,29 @@ async def test_the_queue_is_paused_and_resumed(api: RunningApi) -> None:
     assert (await api.client.post("/v2/serverless/987654/pause")).status_code == 404
 
 
-async def test_a_queue_is_not_paused_while_an_agent_of_an_earlier_version_works(api: RunningApi) -> None:
-    endpoint_id = await api.create_endpoint()
-    store = api.store
+async def _let_an_old_agent_work(store: Store, endpoint_id: str) -> None:
+    """Report a worker as agents of version 0.2 do."""
     await store.workers.put(endpoint_id, "old", managed=False)
     await store.workers.report(endpoint_id, "old", WorkerStatus.RUNNING, running_tasks=0, address="h:1")
-    worker = store.partitions.of(endpoint_id).of_worker("old").worker
-    await store.redis.hdel(worker, "protocol")  # type: ignore[misc]
+    await store.redis.hdel(store.partitions.of(endpoint_id).of_worker("old").worker, "protocol")  # type: ignore[misc]
+
+
+async def test_no_rate_limit_is_set_while_an_agent_of_an_earlier_version_works(api: RunningApi) -> None:
+    limit = {"perSecond": 1, "burst": 1}
+    endpoint_id = await api.create_endpoint(rateLimit=limit)
+    await _let_an_old_agent_work(api.store, endpoint_id)
+    path = f"/v2/serverless/{endpoint_id}"
+    answer = await api.client.patch(path, json={"rateLimit": {"perSecond": 2, "burst": 1}})
+    assert (answer.status_code, answer.json()["code"]) == (409, 12001)
+    assert "earlier version" in answer.json()["message"]
+    assert (await api.client.get(path)).json()["data"]["rateLimit"] == limit
+    for change in ({"rateLimit": limit}, {"name": "other"}, {"rateLimit": None}):
+        assert (await api.client.patch(path, json=change)).status_code == 200
+
+
+async def test_a_queue_is_not_paused_while_an_agent_of_an_earlier_version_works(api: RunningApi) -> None:
+    endpoint_id = await api.create_endpoint()
+    await _let_an_old_agent_work(api.store, endpoint_id)
     answer = await api.client.post(f"/v2/serverless/{endpoint_id}/pause")
     assert (answer.status_code, answer.json()["code"]) == (409, 12001)
     assert "earlier version" in answer.json()["message"]
