@@ -26,6 +26,7 @@ from queue_engine.api.http.rate_limit import RateLimiter
 from queue_engine.api.http.responses import Response
 from queue_engine.domain.agent_tokens import AgentPrincipal
 from queue_engine.domain.attempts import Settled, StartedAttempt, Unreadable
+from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.errors import InvalidRequest, StoreUnavailable
 from queue_engine.domain.retry import TaskRetryPolicy
 from queue_engine.domain.workers import Pace
@@ -176,8 +177,11 @@ class AgentRoutes:
 
     async def _hello(self, caller: Caller, asked: m.WorkerRequest, _: Sequence[memoryview]) -> Response:
         endpoint = await self._work.endpoint(caller.principal, asked.worker, caller.address)
+        return self._response(calls.HELLO, self._greeting(endpoint))
+
+    def _greeting(self, endpoint: Endpoint) -> m.HelloResponse:
         config, times = endpoint.config, self._work.times
-        response = m.HelloResponse(
+        return m.HelloResponse(
             endpoint=endpoint.endpoint_id,
             service_mode=config.service_mode,
             concurrency=config.concurrency,
@@ -189,7 +193,6 @@ class AgentRoutes:
             exposed_port=config.expose.port if config.expose else None,
             ready_path=config.ready_path,
         )
-        return self._response(calls.HELLO, response)
 
     async def _register(self, caller: Caller, asked: m.WorkerRequest, _: Sequence[memoryview]) -> Response:
         await self._work.register(caller.principal, asked.worker)
@@ -225,12 +228,7 @@ class AgentRoutes:
         events. The others do not count, because an agent whose renewals or reports are refused loses its tasks."""
 
         async def serve(scope: Scope, receive: Receive, _send: Send) -> Response:
-            principal = await self._principal_of(scope)
-            connection: Connection | None = scope.get(CONNECTION)
-            if connection is not None:
-                connection.admit(principal.tenant, is_agent=True)
-            if is_limited:
-                self._limiter.take(principal.tenant)
+            principal = await self._admit(scope, is_limited=is_limited)
             try:
                 request, blobs = await self._read(call, Request(scope, receive), principal)
                 return await handle(Caller(principal, scope, receive), request, blobs)
@@ -240,6 +238,15 @@ class AgentRoutes:
                 release(scope)
 
         return AgentRoute(call, serve, waits=waits)
+
+    async def _admit(self, scope: Scope, *, is_limited: bool) -> AgentPrincipal:
+        principal = await self._principal_of(scope)
+        connection: Connection | None = scope.get(CONNECTION)
+        if connection is not None:
+            connection.admit(principal.tenant, is_agent=True)
+        if is_limited:
+            self._limiter.take(principal.tenant)
+        return principal
 
     async def _principal_of(self, scope: Scope) -> AgentPrincipal:
         return await self._authenticator.principal_of(scope["headers"], _address_of(scope))

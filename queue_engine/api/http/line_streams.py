@@ -7,12 +7,14 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from starlette.requests import Request
 from starlette.types import Receive, Send
 
 from queue_engine.aio import end_tasks
 from queue_engine.api.http.errors import ClientGone
 from queue_engine.api.http.long_poll import LongPoll
-from queue_engine.api.http.responses import COMMON_HEADERS, Response
+from queue_engine.api.http.middleware import WITHOUT_BODY
+from queue_engine.api.http.responses import COMMON_HEADERS, Headers, Response
 
 NDJSON = "application/x-ndjson"
 MAX_SECONDS = 30 * 86_400.0
@@ -32,6 +34,20 @@ class LineStream(Response):
     receive: Receive | None = None
     at_end: Callable[[], None] = lambda: None
     """Function that is called once, however the response ends."""
+
+    @classmethod
+    def to(
+        cls,
+        request: Request,
+        content_type: bytes,
+        lines: Callable[[], Lines],
+        *,
+        headers: Headers = (),
+        at_end: Callable[[], None],
+    ) -> LineStream:
+        """Return the response to a request. The one to a `HEAD` has no lines."""
+        made = None if WITHOUT_BODY in request.scope else lines
+        return cls(200, b"", content_type, headers, lines=made, receive=request.receive, at_end=at_end)
 
     async def send(self, send: Send) -> None:
         try:

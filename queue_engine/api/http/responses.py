@@ -29,6 +29,8 @@ class Streamed(Protocol):
 
 
 Part = bytes | memoryview | Streamed
+Item = tuple[Mapping[str, Any], Mapping[str, Part | None]]
+"""The members of an item of a list, and those that are JSON text already."""
 
 
 class Sendable(Protocol):
@@ -101,7 +103,7 @@ def success_with_texts(data: Mapping[str, Any], texts: Mapping[str, Part | None]
 
 def success_with_items(
     name: str,
-    items: Sequence[tuple[Mapping[str, Any], Mapping[str, Part | None]]],
+    items: Sequence[Item],
     data: Mapping[str, Any],
     headers: Headers = (),
 ) -> Response:

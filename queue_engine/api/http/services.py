@@ -103,11 +103,14 @@ class Services:
         The key is checked again after a body that has arrived slowly, because it may have been revoked long before.
         Also raises Unauthorized, Forbidden, StoreUnavailable.
         """
-        started = self.monotonic()
+        key = self.key_of(request)
         body = await self.bodies.read_object(request, principal.tenant, known, keep_raw)
-        if self.monotonic() - started > REVOCATION_SECONDS:
-            await self.check_again(request)
+        await key.check_if_due()
         return body
+
+    def key_of(self, request: Request) -> RequestKey:
+        """Return the key of a request that was checked just now, for the checks while the request takes long."""
+        return RequestKey(self, request)
 
     async def check_again(self, request: Request) -> None:
         """Check the key of a request again that has waited. Raises Unauthorized, Forbidden, StoreUnavailable."""
@@ -117,6 +120,25 @@ class Services:
     async def endpoint(self, request: Request, principal: Principal) -> Endpoint:
         """Return the endpoint in the path. Raises NotFound, StoreUnavailable."""
         return await self.engine.endpoints.get(principal, endpoint_id_in(request))
+
+
+class RequestKey:
+    """The key, or the session, of a request that takes long: it may be revoked before the response has ended."""
+
+    def __init__(self, services: Services, request: Request) -> None:
+        self._services = services
+        self._request = request
+        self._checked_at = services.monotonic()
+
+    async def check_if_due(self) -> None:
+        """Check the key if REVOCATION_SECONDS have passed since the latest check.
+
+        Raises Unauthorized, Forbidden, StoreUnavailable.
+        """
+        now = self._services.monotonic()
+        if now - self._checked_at >= REVOCATION_SECONDS:
+            self._checked_at = now
+            await self._services.check_again(self._request)
 
 
 def with_address(principal: Principal, request: Request) -> Principal:

@@ -20,7 +20,6 @@ from queue_engine.api.v2.batch_items import Batch
 from queue_engine.domain.errors import EngineError, StoreUnavailable
 from queue_engine.domain.principals import Principal
 from queue_engine.engine.batches import GROUPS_UNDER_WAY, MAX_GROUP
-from queue_engine.engine.principals import REVOCATION_SECONDS
 
 Items = list[dict[str, Any]]
 Groups = asyncio.Queue["asyncio.Task[Items] | Exception | None"]
@@ -39,7 +38,7 @@ class BatchStream:
         self._batch = batch
         self._lines = JsonLines(request, services.bodies, principal.tenant)
         self._first: list[bytes | None] = []
-        self._checked_at = services.monotonic()
+        self._key = services.key_of(request)
         self._batches = services.engine.batches
         self._must_end: asyncio.Future[None]
 
@@ -90,7 +89,7 @@ class BatchStream:
         try:
             while group := await self._next_group():
                 await slots.acquire()
-                await self._check_key()
+                await self._key.check_if_due()
                 groups.put_nowait(asyncio.create_task(self._submit(group), name="group of a batch"))
         except Exception as error:  # noqa: BLE001 - `send` handles it, after the groups before it
             end = error
@@ -111,13 +110,6 @@ class BatchStream:
         finally:
             await end_tasks(reading)
         raise self._batch.store_error or StoreUnavailable(_STOPPING)
-
-    async def _check_key(self) -> None:
-        """Check now and then that the key is still valid."""
-        now = self._services.monotonic()
-        if now - self._checked_at > REVOCATION_SECONDS:
-            await self._services.check_again(self._request)
-            self._checked_at = now
 
     async def _submit(self, group: list[bytes | None]) -> Items:
         items = await self._batch.submit(group)

@@ -29,7 +29,6 @@ from queue_engine.api.v2.submissions import SubmitTask
 from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.principals import Principal, Right
 from queue_engine.engine.batches import MAX_GROUP
-from queue_engine.engine.principals import REVOCATION_SECONDS
 from queue_engine.rules.json_pieces import split_items
 from queue_engine.rules.strict_json import InvalidJson
 
@@ -101,6 +100,10 @@ class BatchRoutes:
         if has_lines:
             check_content_type(request.scope, MEDIA_TYPE)
             return await BatchStream.begun(self._services, request, principal, batch)
+        return await self._submit_body(request, principal, batch)
+
+    async def _submit_body(self, request: Request, principal: Principal, batch: Batch) -> Response:
+        """Submit the tasks in a JSON body, and return all results."""
         texts = await self._read_tasks(request, principal)
         items: list[dict[str, Any]] = []
         for first in range(0, len(texts), MAX_GROUP):
@@ -110,10 +113,9 @@ class BatchRoutes:
 
     async def _read_tasks(self, request: Request, principal: Principal) -> list[memoryview]:
         """Return the texts of the tasks in a JSON body."""
-        bodies, started = self._services.batch_bodies, self._services.monotonic()
+        bodies, key = self._services.batch_bodies, self._services.key_of(request)
         body = await bodies.read_object(request, principal.tenant, frozenset(), frozenset({"tasks"}))
-        if self._services.monotonic() - started > REVOCATION_SECONDS:
-            await self._services.check_again(request)
+        await key.check_if_due()
         if "tasks" not in body.raw:
             raise InvalidRequest("tasks", "is required")
         try:

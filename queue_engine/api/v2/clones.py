@@ -25,7 +25,7 @@ from queue_engine.domain.definitions import Defined
 from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.field_errors import raise_for
 from queue_engine.domain.principals import Principal, Right
-from queue_engine.domain.tasks import TASK_FIELDS, TaskField
+from queue_engine.domain.tasks import TASK_FIELDS, Task, TaskField
 from queue_engine.engine.clones import request_of_copy
 from queue_engine.engine.submissions import Submitted, counted_rejections
 from queue_engine.rules.strict_json import JsonObject
@@ -139,24 +139,24 @@ class CloneRoutes:
         return success({"taskId": submitted.task_id}, rate_headers(submitted.rates))
 
     async def _submitted(self, request: Request, principal: Principal) -> Submitted:
-        task_id = task_id_in(request)
+        task_id, trace = task_id_in(request), traceparent_of(request.scope["headers"])
         endpoint = await self._services.endpoint(request, principal)
+        asked = await self._read_changes(request, principal, task_id)
+        original = await self._clones.original(principal, endpoint, task_id)
+        has_input = "input" in asked.model_fields_set
+        input_ = asked.input if has_input else await self._input_of(original, request, principal)
+        copy = request_of_copy(original, endpoint, input_, asked.changes(), task_id=asked.task_id, traceparent=trace)
+        return await self._submissions.submit(principal, endpoint.endpoint_id, copy)
+
+    async def _read_changes(self, request: Request, principal: Principal, task_id: str) -> CloneTask:
         body = await self._services.read_object(request, principal, names_of(CloneTask), RAW_FIELDS)
         asked = CloneTask.parse(body)
         if asked.task_id == task_id:
             raise InvalidRequest("taskId", "must not be that of the original")
-        original = await self._clones.original(principal, endpoint, task_id)
-        input_ = asked.input
-        if "input" not in asked.model_fields_set:
-            if original.long is not None:
-                self._services.bodies.count_more(request.scope, principal.tenant, original.long.input.size)
-            input_ = await self._clones.input_of(original)
-        copy = request_of_copy(
-            original,
-            endpoint,
-            input_,
-            asked.changes(),
-            task_id=asked.task_id,
-            traceparent=traceparent_of(request.scope["headers"]),
-        )
-        return await self._submissions.submit(principal, endpoint.endpoint_id, copy)
+        return asked
+
+    async def _input_of(self, original: Task, request: Request, principal: Principal) -> bytes | memoryview:
+        """Return the input of the original. A long one counts like a body of this request."""
+        if original.long is not None:
+            self._services.bodies.count_more(request.scope, principal.tenant, original.long.input.size)
+        return await self._clones.input_of(original)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
+from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -13,11 +13,10 @@ from starlette.requests import Request
 
 from queue_engine.api.http.headers import named
 from queue_engine.api.http.line_streams import LineStream
-from queue_engine.api.http.middleware import WITHOUT_BODY
 from queue_engine.api.http.operations import Operation, in_query
 from queue_engine.api.http.queries import Query
 from queue_engine.api.http.responses import Headers
-from queue_engine.api.http.services import CONSOLE, Services
+from queue_engine.api.http.services import CONSOLE, RequestKey, Services
 from queue_engine.api.v2.delivery_views import ledger_view
 from queue_engine.api.v2.endpoint_views import endpoint_detail_view, endpoint_view, worker_view
 from queue_engine.api.v2.log_views import endpoint_log_page_view, log_cursor, log_page_view
@@ -34,7 +33,7 @@ from queue_engine.domain.tasks import DeliveryStatus, Task
 from queue_engine.engine.access import check_has_access, check_may
 from queue_engine.engine.engine import Engine
 from queue_engine.engine.principals import REVOCATION_SECONDS
-from queue_engine.engine.topics import Follower, Rounds, Source, State, TaskRounds
+from queue_engine.engine.topics import Follower, Rounds, Source, State, TaskRounds, Wanted
 
 TAG = "events"
 EVENT_STREAM = b"text/event-stream"
@@ -107,46 +106,46 @@ class EventRoutes:
         """
         principal = await self._services.admit(request)
         topics = topics_in(Query(request).one("topics"))
-        hidden = self._services.hides_payloads(request.scope)
-        if any(one.kind in ("log", "logs") for one in topics):
-            self._services.check_shows_payloads(request.scope)
-        wanted = {self._key(principal, one, hidden): self._source(principal, one, hidden) for one in topics}
+        wanted = self._wanted(request, principal, topics)
         hello = _event("hello", {"time": await self._engine.now_ms(), "topics": [one.name for one in topics]})
         with ExitStack() as stack:
             following = self._topics.following(principal.tenant, _holder(request, principal), wanted)
             follower = stack.enter_context(following)
             lines = partial(self._lines, request, follower, hello)
-            return LineStream(
-                200,
-                b"",
-                EVENT_STREAM,
-                _NOT_KEPT,
-                lines=None if WITHOUT_BODY in request.scope else lines,
-                receive=request.receive,
-                at_end=stack.pop_all().close,
-            )
+            return LineStream.to(request, EVENT_STREAM, lines, headers=_NOT_KEPT, at_end=stack.pop_all().close)
 
     async def _lines(self, request: Request, follower: Follower, hello: bytes) -> AsyncGenerator[bytes, None]:
-        monotonic = self._services.monotonic
-        sent = checked = monotonic()
+        key, monotonic = self._services.key_of(request), self._services.monotonic
+        sent = monotonic()
         yield hello
         while True:
             events = await follower.next(REVOCATION_SECONDS)
-            if self._topics.is_draining:
-                yield _event("bye", {"reason": STOPS})
+            reason = await self._reason_to_end(key)
+            if reason is not None:
+                yield _event("bye", {"reason": reason})
                 return
-            if monotonic() - checked >= REVOCATION_SECONDS:
-                checked = monotonic()
-                try:
-                    await self._services.check_again(request)
-                except (Unauthorized, Forbidden) as error:
-                    yield _event("bye", {"reason": str(error)})
-                    return
-                except StoreUnavailable:
-                    pass
             if events or monotonic() - sent >= QUIET_SECONDS:
                 sent = monotonic()
                 yield b"".join(events) or _COMMENT
+
+    async def _reason_to_end(self, key: RequestKey) -> str | None:
+        """Return the reason for which a stream ends now; None if it goes on, as it does while the store is away."""
+        if self._topics.is_draining:
+            return STOPS
+        try:
+            await key.check_if_due()
+        except (Unauthorized, Forbidden) as error:
+            return str(error)
+        except StoreUnavailable:
+            pass
+        return None
+
+    def _wanted(self, request: Request, principal: Principal, topics: Sequence[Topic]) -> Wanted:
+        """Return the topics by their keys, with the functions that begin to read them. Raises Forbidden, NotFound."""
+        hidden = self._services.hides_payloads(request.scope)
+        if any(one.kind in ("log", "logs") for one in topics):
+            self._services.check_shows_payloads(request.scope)
+        return {self._key(principal, one, hidden): self._source(principal, one, hidden) for one in topics}
 
     def _key(self, principal: Principal, topic: Topic, hidden: bool) -> Hashable:
         """Return what a state depends on besides the store: clients with the same rights share a topic."""

@@ -21,7 +21,7 @@ from queue_engine.domain.api_keys import DEFAULT_OVERLAP_SECONDS, MAX_OVERLAP_SE
 from queue_engine.domain.errors import NotFound, Resource
 from queue_engine.domain.field_errors import raise_for
 from queue_engine.domain.ids import is_key_id
-from queue_engine.domain.principals import Right, Role
+from queue_engine.domain.principals import Principal, Right, Role
 from queue_engine.engine.keys import NewKey
 
 TAG = "keys"
@@ -117,21 +117,8 @@ class KeyRoutes:
 
     async def show_me(self, request: Request) -> Response:
         """Every valid key may call this."""
-        me = await self._services.admit(request)
-        return success(
-            {
-                "tenant": me.tenant or None,
-                "keyId": me.key_id,
-                "keyName": me.key_name,
-                "role": me.role,
-                "rights": [right for right in Right if right in me.rights],
-                "endpoints": _endpoints(me.endpoints),
-                "expiresAt": me.expires_at_ms,
-                "maxSubmitsPerSecond": me.max_submits_per_second,
-                "version": __version__,
-                "time": await self._services.engine.now_ms(),
-            }
-        )
+        principal = await self._services.admit(request)
+        return success(me_view(principal, await self._services.engine.now_ms()))
 
     async def create_key(self, request: Request) -> Response:
         """The response has the key, which is shown only once. No key makes a key with more rights, more endpoints or a
@@ -168,6 +155,22 @@ class KeyRoutes:
         principal = await self._services.admit(request)
         await self._keys.revoke(principal, _key_id_in(request))
         return success(True)
+
+
+def me_view(me: Principal, now_ms: int) -> dict[str, Any]:
+    """Return a MeView."""
+    return {
+        "tenant": me.tenant or None,
+        "keyId": me.key_id,
+        "keyName": me.key_name,
+        "role": me.role,
+        "rights": [right for right in Right if right in me.rights],
+        "endpoints": _endpoints(me.endpoints),
+        "expiresAt": me.expires_at_ms,
+        "maxSubmitsPerSecond": me.max_submits_per_second,
+        "version": __version__,
+        "time": now_ms,
+    }
 
 
 def key_view(key: ApiKey) -> dict[str, Any]:

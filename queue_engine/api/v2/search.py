@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 from starlette.requests import Request
 
@@ -12,8 +14,10 @@ from queue_engine.api.http.responses import Response, success
 from queue_engine.api.http.services import Services
 from queue_engine.api.v2.endpoint_views import EndpointView, endpoint_view
 from queue_engine.api.v2.task_views import TaskView, task_view
+from queue_engine.domain.catalogue import Catalogue
 from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.principals import Right
+from queue_engine.engine.search import Found
 
 MAX_CHARACTERS = 255
 
@@ -57,12 +61,13 @@ class SearchRoutes:
         if not 1 <= len(text) <= MAX_CHARACTERS:
             raise InvalidRequest("q", f"must be 1 to {MAX_CHARACTERS} characters long")
         found = await self._search.find(principal, text)
-        catalogue = self._services.catalogue
-        return success(
-            {
-                "endpoints": [endpoint_view(one, catalogue) for one in found.endpoints],
-                "tasks": [task_view(task, endpoint) for task, endpoint in found.tasks],
-                "searched": found.searched,
-                "complete": found.is_complete,
-            }
-        )
+        return success(_found_view(found, self._services.catalogue))
+
+
+def _found_view(found: Found, catalogue: Catalogue) -> dict[str, Any]:
+    return {
+        "endpoints": [endpoint_view(one, catalogue) for one in found.endpoints],
+        "tasks": [task_view(task, endpoint) for task, endpoint in found.tasks],
+        "searched": found.searched,
+        "complete": found.is_complete,
+    }

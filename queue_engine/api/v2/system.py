@@ -15,6 +15,7 @@ from queue_engine.api.http.services import Services
 from queue_engine.domain.principals import Right
 from queue_engine.domain.system import Concern, RunningProcess, StoreServer, SystemFacts
 from queue_engine.domain.tenants import LIMITS, Limit
+from queue_engine.engine.system import SystemState
 
 TAG = "system"
 
@@ -113,20 +114,21 @@ class SystemRoutes:
         and the warnings that concern it.
         """
         principal = await self._services.admit(request)
-        state = await self._system.state(principal)
-        return success(
-            {
-                "version": __version__,
-                "asOf": state.now_ms,
-                "warnings": [
-                    {"code": one.concern, "level": "bad" if one.is_bad else "warn", "message": one.message}
-                    for one in state.warnings
-                ],
-                "use": None if state.use is None else [_use_view(*one) for one in state.use.items()],
-                "store": None if state.facts is None else [_server_view(one) for one in state.facts.servers],
-                "processes": None if state.facts is None else _process_views(state.facts),
-            }
-        )
+        return success(_system_view(await self._system.state(principal)))
+
+
+def _system_view(state: SystemState) -> dict[str, Any]:
+    return {
+        "version": __version__,
+        "asOf": state.now_ms,
+        "warnings": [
+            {"code": one.concern, "level": "bad" if one.is_bad else "warn", "message": one.message}
+            for one in state.warnings
+        ],
+        "use": None if state.use is None else [_use_view(*one) for one in state.use.items()],
+        "store": None if state.facts is None else [_server_view(one) for one in state.facts.servers],
+        "processes": None if state.facts is None else _process_views(state.facts),
+    }
 
 
 def _use_view(limit: Limit, use: tuple[int, int]) -> dict[str, Any]:

@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack, aclosing
-from enum import StrEnum
-from functools import partial
-from typing import Any
+from contextlib import ExitStack
+from dataclasses import dataclass
 
-import orjson
 from starlette.requests import Request
 from starlette.types import Scope
 
-from queue_engine.api.http.errors import ResponseCutOff
 from queue_engine.api.http.line_streams import NDJSON, LineStream
-from queue_engine.api.http.middleware import WITHOUT_BODY
 from queue_engine.api.http.operations import in_query
 from queue_engine.api.http.queries import Query, shown_name
-from queue_engine.api.http.responses import Response, pieces_of, success
+from queue_engine.api.http.responses import Response, success
 from queue_engine.api.http.services import Services
-from queue_engine.api.v2.long_texts import sent_texts
+from queue_engine.api.v2.export_lines import ExportLines, Include
 from queue_engine.api.v2.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from queue_engine.api.v2.task_filters import FILTERS, filters_in
-from queue_engine.api.v2.task_views import task_cursor_page_view, task_view
+from queue_engine.api.v2.task_views import task_cursor_page_view
 from queue_engine.domain.endpoints import Endpoint
-from queue_engine.domain.errors import Forbidden, InvalidRequest, StoreUnavailable, Unauthorized
+from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.principals import Principal
-from queue_engine.domain.tasks import Task
-from queue_engine.engine.principals import REVOCATION_SECONDS
-from queue_engine.engine.task_lists import Export
-
-QUIET_SECONDS = 10.0
-"""Time without a line after which an empty line is sent, because proxies close connections without data."""
-STOPS = "the server is shutting down"
-
-_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
-"""In JSON text, line ends are only between values, so they can be replaced by spaces."""
-
-
-class Include(StrEnum):
-    """Texts of a task that an export has on request."""
-
-    INPUT = "input"
-    OUTPUT = "output"
+from queue_engine.domain.task_filters import TaskFilters
 
 
 class TaskLists:
@@ -74,81 +52,30 @@ class TaskLists:
         """
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
-        query = Query(request)
-        _check_names(query, FILTERS.keys() | {"cursor", "include"})
-        filters, cursor, include = filters_in(query), query.one("cursor") or "", query.choices("include", Include)
-        if include or filters.input is not None:
+        asked = _export_in(Query(request))
+        if asked.include or asked.filters.input is not None:
             self._services.check_shows_payloads(request.scope)
         with ExitStack() as stack:
             stack.enter_context(self._lists.counted(principal.tenant))
-            export = await self._lists.export(principal, endpoint, filters, cursor=cursor, whole=bool(include))
-            lines = partial(self._lines, request, endpoint, export, include)
-            return LineStream(
-                200,
-                b"",
-                NDJSON.encode(),
-                lines=None if WITHOUT_BODY in request.scope else lines,
-                receive=request.receive,
-                at_end=stack.pop_all().close,
-            )
-
-    async def _lines(
-        self, request: Request, endpoint: Endpoint, export: Export, include: AbstractSet[Include]
-    ) -> AsyncGenerator[bytes, None]:
-        cursor, reason = export.cursor, None
-        monotonic = self._services.monotonic
-        checked = sent = monotonic()
-        try:
-            async with aclosing(aiter(export)) as tasks:
-                async for task in tasks:
-                    cursor_after = export.cursor
-                    if task is not None:
-                        async for part in _line_of(task, endpoint, include, cursor_after):
-                            yield part
-                    elif monotonic() - sent > QUIET_SECONDS:
-                        yield b"\n"
-                    if task is not None or monotonic() - sent > QUIET_SECONDS:
-                        sent = monotonic()
-                    cursor = cursor_after
-                    if self._lists.is_draining:
-                        reason = STOPS
-                        break
-                    if monotonic() - checked > REVOCATION_SECONDS:
-                        await self._services.check_again(request)
-                        checked = monotonic()
-        except ResponseCutOff:
-            reason = "the input or output of a task could not be read to its end"
-            yield b"\n"
-        except (StoreUnavailable, Unauthorized, Forbidden) as error:
-            reason = str(error)
-        yield _line(_last(cursor, reason))
+            whole = bool(asked.include)
+            export = await self._lists.export(principal, endpoint, asked.filters, cursor=asked.cursor, whole=whole)
+            lines = ExportLines(self._services, request, endpoint, export, asked.include).made
+            return LineStream.to(request, NDJSON.encode(), lines, at_end=stack.pop_all().close)
 
 
-def _last(cursor: str, reason: str | None) -> Mapping[str, Any]:
-    if reason is None:
-        return {"end": True, "nextCursor": None}
-    return {"end": False, "nextCursor": cursor, "reason": reason}
+@dataclass(frozen=True)
+class _AskedExport:
+    """The export that a request asks for."""
+
+    filters: TaskFilters
+    cursor: str
+    """Empty for an export from the beginning."""
+    include: AbstractSet[Include]
 
 
-async def _line_of(
-    task: Task, endpoint: Endpoint, include: AbstractSet[Include], cursor: str
-) -> AsyncGenerator[bytes, None]:
-    """Yield the parts of a task's line."""
-    view = task_view(task, endpoint)
-    if not include:
-        yield _line({**view, "cursor": cursor})
-        return
-    yield orjson.dumps(view).removesuffix(b"}")
-    texts = sent_texts(task)
-    for name in sorted(include):
-        yield b',"%b":' % name.encode()
-        async for piece in pieces_of(texts[name] or b"null"):
-            yield bytes(piece).translate(_ONE_LINE)
-    yield b",%b\n" % orjson.dumps({"cursor": cursor}).removeprefix(b"{")
-
-
-def _line(members: Mapping[str, Any]) -> bytes:
-    return orjson.dumps(members) + b"\n"
+def _export_in(query: Query) -> _AskedExport:
+    _check_names(query, FILTERS.keys() | {"cursor", "include"})
+    return _AskedExport(filters_in(query), query.one("cursor") or "", query.choices("include", Include))
 
 
 def _check_names(query: Query, known: AbstractSet[str]) -> None:

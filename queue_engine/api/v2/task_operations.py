@@ -24,7 +24,7 @@ from queue_engine.api.v2.waits import TaskId
 from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
 from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.field_types import matching
-from queue_engine.domain.principals import Right
+from queue_engine.domain.principals import Principal, Right
 from queue_engine.domain.task_filters import FilterKind, TaskFilters
 from queue_engine.domain.task_operations import (
     MAX_GIVEN_TASKS,
@@ -184,6 +184,12 @@ class TaskOperationRoutes:
         """
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
+        order = await self._read_order(request, principal)
+        started = await self._operations.start(principal, endpoint, order)
+        note(request, result=started.status.value)
+        return success(operation_view(started))
+
+    async def _read_order(self, request: Request, principal: Principal) -> OperationOrder:
         # More ids than a parsed member may have values, so the member is kept as text.
         body = await self._services.read_object(request, principal, names_of(StartOperation), _IDS)
         if body.skipped:
@@ -194,9 +200,7 @@ class TaskOperationRoutes:
         order = _order_in(body.values | given)
         if order.filters is not None and order.filters.input is not None:
             self._services.check_shows_payloads(request.scope)
-        started = await self._operations.start(principal, endpoint, order)
-        note(request, result=started.status.value)
-        return success(operation_view(started))
+        return order
 
     async def list_operations(self, request: Request) -> Response:
         """An operation can be read for seven days after its end; of an endpoint, the latest 1,000 are kept."""

@@ -23,7 +23,7 @@ from queue_engine.api.http.operations import in_query
 from queue_engine.api.http.order_log import log_order
 from queue_engine.api.http.queries import Query
 from queue_engine.api.http.rate_headers import rate_headers
-from queue_engine.api.http.responses import Headers, Response, success_with_items, success_with_texts
+from queue_engine.api.http.responses import Headers, Item, Response, success_with_items, success_with_texts
 from queue_engine.api.http.services import Services, with_address
 from queue_engine.api.v2.fields import RequestModel, names_of, parsed
 from queue_engine.api.v2.long_texts import sent_texts
@@ -34,7 +34,7 @@ from queue_engine.domain.field_errors import raise_for
 from queue_engine.domain.field_types import matching
 from queue_engine.domain.principals import Principal
 from queue_engine.domain.rates import RateState
-from queue_engine.engine.principals import REVOCATION_SECONDS
+from queue_engine.domain.tasks import Task
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -138,10 +138,7 @@ class TaskWaits:
         try:
             waited = await self._polled(request, wait.seconds, partial(self._waits.task, principal, endpoint, task_id))
         except ClientGone:
-            if wait.cancels and not self._waits.is_draining:
-                await self._cancel(with_address(principal, request), endpoint, task_id)
-            if request.method == "POST":
-                log_order("submit_task", request.scope)
+            await self._note_disconnect(request, principal, endpoint, task_id, wait)
             raise
         headers = (*rate_headers(rates), *self._headers(is_refused=waited.is_refused))
         waiting = await self._waiting.of(principal, endpoint, waited.task)
@@ -158,22 +155,18 @@ class TaskWaits:
         """
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
+        asked = await self._read(request, principal)
+        wait_for = partial(self._waits.tasks, principal, endpoint, asked.task_ids)
+        waited = await self._polled(request, asked.wait, wait_for)
+        ended = _items(waited.ended, endpoint, hidden=self._services.hides_payloads(request.scope))
+        others = {"pending": waited.pending, "unknown": waited.unknown}
+        return success_with_items("ended", ended, others, self._headers(is_refused=waited.is_refused))
+
+    async def _read(self, request: Request, principal: Principal) -> WaitForTasks:
         body = await self._services.read_object(request, principal, names_of(WaitForTasks))
         asked, errors = parsed(WaitForTasks, body.values)
         raise_for(errors)
-        waited = await self._polled(
-            request, asked.wait, partial(self._waits.tasks, principal, endpoint, asked.task_ids)
-        )
-        hidden = self._services.hides_payloads(request.scope)
-        return success_with_items(
-            "ended",
-            [
-                (task_detail_view(task, endpoint, hidden=hidden), sent_texts(task, hidden=hidden))
-                for task in waited.ended
-            ],
-            {"pending": waited.pending, "unknown": waited.unknown},
-            self._headers(is_refused=waited.is_refused),
-        )
+        return asked
 
     async def _polled(
         self, request: Request, seconds: int, wait_for: Callable[[asyncio.Future[None]], Awaitable[T]]
@@ -182,7 +175,7 @@ class TaskWaits:
 
         The key is checked again after a long wait, because it may have been revoked.
         """
-        began = self._services.monotonic()
+        key = self._services.key_of(request)
         poll = LongPoll(request.receive, seconds)
         async with poll as ended:
             try:
@@ -192,9 +185,17 @@ class TaskWaits:
                     raise
             if poll.is_gone:
                 raise ClientGone
-        if self._services.monotonic() - began > REVOCATION_SECONDS:
-            await self._services.check_again(request)
+        await key.check_if_due()
         return result
+
+    async def _note_disconnect(
+        self, request: Request, principal: Principal, endpoint: Endpoint, task_id: str, wait: Wait
+    ) -> None:
+        """Cancel the task if the client asked for that, and log the submission, which gets no response."""
+        if wait.cancels and not self._waits.is_draining:
+            await self._cancel(with_address(principal, request), endpoint, task_id)
+        if request.method == "POST":
+            log_order("submit_task", request.scope)
 
     async def _cancel(self, principal: Principal, endpoint: Endpoint, task_id: str) -> None:
         """Cancel the task of a client that has disconnected. Does nothing to a task that has ended."""
@@ -213,3 +214,8 @@ class TaskWaits:
 
 def _reason(error: BaseException) -> str | None:
     return error.reason if isinstance(error, StoreUnavailable) else None
+
+
+def _items(tasks: Sequence[Task], endpoint: Endpoint, *, hidden: bool) -> list[Item]:
+    """Return a view of each task, with its texts."""
+    return [(task_detail_view(one, endpoint, hidden=hidden), sent_texts(one, hidden=hidden)) for one in tasks]
