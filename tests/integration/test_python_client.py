@@ -1,5 +1,7 @@
 """The Python client, synchronous and asynchronous, against a running engine with two workers."""
 
+import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
@@ -25,10 +27,11 @@ from queue_engine.client import (
 )
 from tests.integration.parts import HttpServer
 from tests.integration.test_up import API_KEY, Up, delete_endpoints, wait_for_workers
-from tests.waiting import wait_until
+from tests.waiting import GIVE_UP_SECONDS, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTAINER = f"exec {sys.executable} {ROOT / 'tests/integration/obedient_server.py'}"
+EXAMPLE = ROOT / "deploy" / "examples" / "client" / "submit_and_wait.py"
 RESOURCES = [{"region": "here", "gpuType": "CPU", "gpuCount": 1}]
 
 
@@ -62,6 +65,18 @@ def echo(lasting_up: Up, endpoint_id: str) -> Iterator[Endpoint]:
 async def async_echo(lasting_up: Up, endpoint_id: str) -> AsyncIterator[AsyncEndpoint]:
     async with AsyncClient(lasting_up.url, API_KEY) as client:
         yield client.endpoint("echo")
+
+
+def test_the_example_submits_and_waits(lasting_up: Up, endpoint_id: str) -> None:
+    script = subprocess.run(
+        [sys.executable, EXAMPLE],
+        env=os.environ | {"QUEUE_ENGINE_URL": lasting_up.url, "QUEUE_ENGINE_API_KEY": API_KEY},
+        capture_output=True,
+        text=True,
+        timeout=GIVE_UP_SECONDS,
+        check=False,
+    )
+    assert (script.returncode, script.stdout, script.stderr) == (0, "{'text': 'hi'}\n", "")
 
 
 def test_a_task_is_submitted_and_its_output_returned(echo: Endpoint) -> None:
