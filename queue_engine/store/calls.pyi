@@ -1235,6 +1235,7 @@ class Scripts:
         delay_ms: int,
         max_age_ms: int,
         is_parked: bool,
+        may_keep: bool,
     ) -> DeferDeliveryOk | DeferDeliveryGivenUp | DeferDeliveryStale:
         """Defer the delivery of a task's result without an attempt, because its destination is not served now. The
         task's data is kept at least until then. A delivery that is too old is given up instead.
@@ -1930,7 +1931,7 @@ class Scripts:
         delay_ms: int,
         reason: str,
         record: str,
-        drops_destination: bool,
+        may_keep: bool,
     ) -> SettleDeliveryOk | SettleDeliveryFenced:
         """Record the result of a delivery attempt for a task's result."""
     async def settle_event(

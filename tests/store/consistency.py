@@ -212,7 +212,7 @@ def _places(contents: _Content, one: _EndpointContent, task_id: str, fields: Fie
             if entry["t"] == task_id:
                 places[status if str(_number(entry_id)) == fields.get("fin") else f"stale {status}"] += 1
     delivery = contents.deliveries.get(delivery_id)
-    places["delivery"] += delivery is not None
+    places["delivery"] += (delivery is not None) + ("kept_delivery" in fields)
     for entry_id, entry in contents.outbox.items():
         if entry["d"] == delivery_id:
             places["to deliver" if delivery and entry_id == delivery.get("entry") else "stale outbox entry"] += 1
@@ -460,6 +460,7 @@ def _faults_of_use(contents: _Content, one: _EndpointContent) -> list[str]:
         bytes_used += size
     bytes_used += sum(len(name) + TAG_BYTES for name in one.tags)
     waiting = sum(name.startswith(task_delivery_id(endpoint_id, "")) for name in contents.deliveries)
+    waiting += sum("kept_delivery" in fields for fields in one.tasks.values())
     real = {"bytes": bytes_used, "deliveries": waiting}
     counted = {name: int(one.counts.get(name, 0)) for name in real}
     faults = [] if counted == real else [f"endpoint {endpoint_id} uses {counted}, really {real}"]
@@ -503,14 +504,30 @@ def _faults_of_partition(contents: _Content) -> list[str]:
         faults.append(f"the outbox does not say where {nowhere} go")
     if strangers := {entry["d"] for entry in contents.outbox.values()} - set(contents.deliveries):
         faults.append(f"the outbox holds {strangers}, which are no deliveries")
-    if strangers := {*contents.outbox_due, *contents.outbox_parked} - set(contents.deliveries):
-        faults.append(f"waiting in the outbox without a delivery: {strangers}")
     endpoint_ids = {one.keys.endpoint_id for one in contents.endpoints}
     if strangers := {name for name in contents.operations if name.partition(":")[0] not in endpoint_ids}:
         faults.append(f"operations of endpoints that do not exist: {strangers}")
     if strangers := set(contents.outbox_pending) - set(contents.outbox):
         faults.append(f"read, not acknowledged and gone from the outbox: {strangers}")
+    faults += _faults_of_waits(contents)
     return faults + _series_without_an_endpoint(contents, endpoint_ids) + _keys_without_a_task(contents)
+
+
+def _faults_of_waits(contents: _Content) -> list[str]:
+    """Return a sentence for deliveries that wait and are neither stored nor kept by a task, and for the reverse."""
+    faults = []
+    kept = {
+        task_delivery_id(one.keys.endpoint_id, task_id)
+        for one in contents.endpoints
+        for task_id, fields in one.tasks.items()
+        if "kept_delivery" in fields
+    }
+    waiting = {*contents.outbox_due, *contents.outbox_parked}
+    if strangers := waiting - set(contents.deliveries) - kept:
+        faults.append(f"waiting in the outbox without a delivery: {strangers}")
+    if strangers := kept - waiting:
+        faults.append(f"kept by their tasks and not waiting in the outbox: {strangers}")
+    return faults
 
 
 def _series_without_an_endpoint(contents: _Content, endpoint_ids: set[str]) -> list[str]:

@@ -238,7 +238,6 @@ async def test_a_delivery_that_waits_for_a_retry_has_its_destination_from_its_ta
     outbox = await bench.outbox()
     await bench.finish("t1", spec=replace(spec(webhook=True), webhook_destination=destination))
     await bench.deliver(outbox, again())
-    assert "destination" not in await bench.probe.hash(bench.keys.delivery("t1"))
     assert await outbox.promote() == 1
     entry = await _read_one(outbox)
     assert entry.destination == destination
@@ -247,14 +246,36 @@ async def test_a_delivery_that_waits_for_a_retry_has_its_destination_from_its_ta
     assert (await bench.deliver(outbox)).destination == destination
 
 
-async def test_a_waiting_delivery_keeps_its_destination_while_processes_of_an_earlier_version_may_run(
-    bench: Bench,
+@pytest.mark.parametrize("place", ["retry", "parked"])
+async def test_a_delivery_that_waits_has_no_key_and_goes_on_as_it_was(bench: Bench, place: str) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    key = bench.keys.delivery("t1")
+    before = await bench.probe.hash(key)
+    await bench.bring_delivery_to(place, outbox)
+    assert not await bench.probe.ask("EXISTS", key)
+    for waiting in (bench.partition.outbox_due, bench.partition.outbox_parked):
+        await bench.probe.ask("ZADD", waiting, "XX", 1, f"t:{bench.endpoint_id}:t1")
+    assert await outbox.promote() == 1
+    after = await bench.probe.hash(key)
+    assert (after["created"], after["attempts"]) == (before["created"], str(int(place == "retry")))
+    assert "kept_delivery" not in await bench.probe.hash(bench.keys.task("t1"))
+    await bench.deliver(outbox)
+    assert (await bench.store.usage.of(TENANT)).waiting_deliveries == 0
+
+
+@pytest.mark.parametrize("place", ["retry", "parked"])
+async def test_a_waiting_delivery_has_its_key_while_processes_of_an_earlier_version_may_run(
+    bench: Bench, place: str
 ) -> None:
     await bench.probe.ask("HSET", META, FORMAT, 1)
     outbox = await bench.outbox()
     await bench.finish("t1", webhook=True)
-    await bench.deliver(outbox, again())
+    await bench.bring_delivery_to(place, outbox)
     assert "destination" in await bench.probe.hash(bench.keys.delivery("t1"))
+    assert "kept_delivery" not in await bench.probe.hash(bench.keys.task("t1"))
+    for waiting in (bench.partition.outbox_due, bench.partition.outbox_parked):
+        await bench.probe.ask("ZADD", waiting, "XX", 1, f"t:{bench.endpoint_id}:t1")
     assert await outbox.promote() == 1
     await bench.deliver(outbox)
 

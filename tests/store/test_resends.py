@@ -118,6 +118,18 @@ async def test_a_delivery_that_waits_again_makes_room_for_the_next(bench: Bench)
     assert len(await settle_all(outbox)) == 2
 
 
+async def test_a_result_that_has_waited_brings_the_next(bench: Bench) -> None:
+    count = RECOVERED_AT_ONCE + 1
+    outbox = await deliver(bench, count)
+    await start(bench, RESEND)
+    await step(bench)
+    for entry in await outbox.read(10, block_ms=1):
+        assert await outbox.open(entry) is not None
+        await outbox.defer(entry, delay_ms=0)
+    assert await outbox.promote() == RECOVERED_AT_ONCE
+    assert sorted(await settle_all(outbox)) == sorted(f"t{number}" for number in range(count))
+
+
 @pytest.mark.parametrize("is_dry", [True, False])
 async def test_what_cannot_be_sent_is_counted_with_its_reason(bench: Bench, is_dry: bool) -> None:
     outbox = await deliver(bench, 2)

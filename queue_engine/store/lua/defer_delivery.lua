@@ -3,13 +3,15 @@
 --
 -- flags: allow-oom
 -- keys of a task: delivery, outbox, outbox_parked, task, body, result, attempts_log, history
--- arguments: entry_id text, delay_ms integer, max_age_ms integer, is_parked flag (its destination is parked)
+-- arguments: entry_id text, delay_ms integer, max_age_ms integer, is_parked flag (its destination is parked),
+--   may_keep flag (the task keeps the delivery; a process of version 0.2 would need the delivery's key)
 -- replies:
 --   OK
 --   GIVEN_UP
 --   STALE
 drop(outbox, 'delivery', entry_id)
-local entry, begun, is_counted = unpack(redis.call('HMGET', delivery, 'entry', 'created', 'counted'))
+local entry, begun, is_counted, attempts, trigger, operation =
+  unpack(redis.call('HMGET', delivery, 'entry', 'created', 'counted', 'attempts', 'trigger', 'operation'))
 if entry ~= entry_id then return { 'STALE' } end
 local now = now_ms()
 if redis.call('EXISTS', task) == 0 then
@@ -22,7 +24,12 @@ if now - tonumber(begun) > max_age_ms then
     .. math.floor(max_age_ms / 3600000) .. ' hours')
   return { 'GIVEN_UP' }
 end
-redis.call('HDEL', delivery, 'entry', 'owner')
+if may_keep and is_counted then
+  redis.call('DEL', delivery)
+  redis.call('HSET', task, 'kept_delivery', kept_delivery(begun, attempts, trigger, operation))
+else
+  redis.call('HDEL', delivery, 'entry', 'owner')
+end
 local due_at = text(now + delay_ms)
 redis.call('ZADD', outbox_parked, due_at, id_of_delivery(delivery))
 if is_parked then

@@ -825,6 +825,26 @@ local function end_delivery(is_counted)
   if is_counted then add_use('deliveries', -1) end
 end
 
+-- Return the value of a task's field `kept_delivery`: the delivery of its result while it waits. A key for each waiting delivery would
+-- take about 130 bytes more.
+local function kept_delivery(created, attempts, trigger, operation)
+  local kept = created .. ' ' .. attempts
+  if not (trigger or operation) then return kept end
+  return kept .. ' ' .. (trigger or '') .. ' ' .. (operation or '')
+end
+
+-- Give the delivery of a task's result, if the task keeps it, its own key again.
+-- keys: delivery, task
+local function restore_delivery()
+  local kept = redis.call('HGET', task, 'kept_delivery')
+  if not kept then return end
+  local created, attempts, trigger, operation = string.match(kept, '^(%d+) (%d+) ?(%S*) ?(%S*)$')
+  redis.call('HDEL', task, 'kept_delivery')
+  redis.call('HSET', delivery, 'created', created, 'attempts', attempts, 'counted', 1)
+  if trigger ~= '' then redis.call('HSET', delivery, 'trigger', trigger) end
+  if operation ~= '' then redis.call('HSET', delivery, 'operation', operation) end
+end
+
 -- Put the task into the index of deliveries that were given up, which is kept as long as its tasks. Return 1 if it was not there.
 -- keys: task, given_up
 local function index_given_up(at)
@@ -852,7 +872,7 @@ local function leave_given_up()
 end
 
 -- Return the destination of the delivery of a task's result; nil when neither the delivery nor the task has one, because the task's
--- data has expired. A delivery that waits for a retry has none, because a million of them would take 32 MB for it.
+-- data has expired. A delivery that has waited has none of its own.
 -- keys: delivery, task
 local function result_destination()
   local destination = redis.call('HGET', delivery, 'destination')
@@ -865,6 +885,7 @@ end
 -- keys: delivery, outbox, outbox_due, outbox_parked
 local function add_to_outbox(now)
   local destination, delivery_id = result_destination(), id_of_delivery(delivery)
+  restore_delivery()
   if redis.call('EXISTS', delivery) == 0 then return begin_counted_delivery(destination, text(now)) end
   redis.call('ZREM', outbox_due, delivery_id)
   redis.call('ZREM', outbox_parked, delivery_id)
@@ -992,7 +1013,7 @@ end
 -- Remove the index entry, the counts and the delivery of an ended task, before it is queued again or deleted.
 -- keys: task, counts, finished_success, finished_delivered, finished_failed, outbox, outbox_due, outbox_parked, delivery
 local function undo_end()
-  local state, delivered, fin = unpack(redis.call('HMGET', task, 'state', 'delivery', 'fin'))
+  local state, delivered, fin, kept = unpack(redis.call('HMGET', task, 'state', 'delivery', 'fin', 'kept_delivery'))
   local status, stream = 'failed', finished_failed
   if state == 'succeeded' then
     status, stream = 'success', finished_success
@@ -1006,7 +1027,7 @@ local function undo_end()
   local delivery_id = id_of_delivery(delivery)
   redis.call('ZREM', outbox_due, delivery_id)
   redis.call('ZREM', outbox_parked, delivery_id)
-  end_delivery(is_counted)
+  end_delivery(is_counted or kept)
   leave_given_up()
 end
 
@@ -1177,7 +1198,7 @@ local function run_task_again(call_id)
   -- Remove the deadline too, because it counted from the first submission and would expire the task.
   redis.call('HDEL', task, 'deadline', 'ttl', 'run_at', 'finished', 'fin', 'result_at', 'token', 'retry_token', 'cancel', 'resets',
     'busy_since', 'busy_tries', 'spared', 'delivery', 'delivery_attempts', 'delivery_error', 'delivered', 'next_delivery',
-    'delivery_parked')
+    'delivery_parked', 'kept_delivery')
   local _, task_id = names_of(task)
   redis.call('HSET', task, 'state', 'queued', 'entry', queue_as_new(lane, task_id), 'updated', text(now_ms()), 'lost', 0,
     'base', attempts, 'call', call_id)

@@ -13,10 +13,10 @@ local fields = index_remove(status, stream, number)
 if not fields then return { 'OK' } end
 local bytes = bytes_in(fields, status)
 -- A task with the same id at another place was submitted after the data of the entry's task had expired. It is not removed.
-local seq, webhook, has_history, result_at, standing =
-  unpack(redis.call('HMGET', task, 'seq', 'webhook', 'history', 'result_at', 'delivery'))
+local seq, webhook, has_history, result_at, standing, kept =
+  unpack(redis.call('HMGET', task, 'seq', 'webhook', 'history', 'result_at', 'delivery', 'kept_delivery'))
 local is_there = seq == place
-if is_there and webhook and redis.call('EXISTS', delivery) == 1 then
+if is_there and webhook and (kept or redis.call('EXISTS', delivery) == 1) then
   local _, task_id = names_of(task)
   redis.call('HSET', task, 'fin', index_again(status, stream, now_ms(), 't', task_id, 'n', place, 'b', bytes))
   local retention = tonumber(redis.call('HGET', endpoint, 'retention') or '0') * 1000

@@ -6,7 +6,7 @@
 -- arguments:
 --   entry_id text, process_id text, verdict text (delivered, again or given_up), delay_ms integer (for again), reason text,
 --   record text (JSON object, for the ledger; the trigger and the time of the next attempt are added),
---   drops_destination flag (of a delivery that waits; a process of version 0.2 would need it)
+--   may_keep flag (the task keeps a delivery that waits; a process of version 0.2 would need the delivery's key)
 -- replies:
 --   OK: created_ms integer, now_ms integer, is_recovered flag (a recovery has made the delivery due),
 --     operation_id optional text (the operation that has made it due)
@@ -17,7 +17,7 @@ if entry ~= entry_id or owner ~= process_id then return { 'FENCED' } end
 local now = now_ms()
 local due_at = verdict == 'again' and text(now + delay_ms)
 drop(outbox, 'delivery', entry)
-redis.call('HINCRBY', delivery, 'attempts', 1)
+local attempts = redis.call('HINCRBY', delivery, 'attempts', 1)
 local state, seq = unpack(redis.call('HMGET', task, 'state', 'seq'))
 local ttl = redis.call('PTTL', task)
 if state then
@@ -28,10 +28,14 @@ if state then
   add_record(attempts_log, string.sub(record, 1, -2) .. added .. '}', MAX_DELIVERY_RECORDS, seq)
 end
 
-if due_at then
-  redis.call('HDEL', delivery, 'entry', 'owner')
-  if drops_destination then redis.call('HDEL', delivery, 'destination') end
+if due_at and (state or not may_keep) then
   redis.call('ZADD', outbox_due, due_at, id_of_delivery(delivery))
+  if may_keep and is_counted then
+    redis.call('DEL', delivery)
+    redis.call('HSET', task, 'kept_delivery', kept_delivery(begun, attempts, trigger, operation))
+  else
+    redis.call('HDEL', delivery, 'entry', 'owner')
+  end
   if state then
     redis.call('HSET', task, 'delivery', 'FAILED', 'next_delivery', due_at)
     ttl = math.max(ttl, delay_ms + EXPIRY_SLACK_MS)

@@ -96,7 +96,7 @@ class ResultDeliveries:
             delay_ms=delay_ms,
             reason=reason,
             record=ledger_record(response, at_ms),
-            drops_destination=word == "again" and await self._drops_destinations(),
+            may_keep=word == "again" and await self._may_keep(),
         )
         if reply.word != "OK":
             return Settlement(accepted=False)
@@ -114,8 +114,8 @@ class ResultDeliveries:
         made_due = await self._resends.advance(endpoint_id, operation_id)
         metrics.operation_tasks.labels(action=TaskAction.REDELIVER.value).inc(made_due)
 
-    async def _drops_destinations(self) -> bool:
-        """Return True if no process of format 1 runs, which would lose a waiting delivery without a destination."""
+    async def _may_keep(self) -> bool:
+        """Return True if no process of format 1 runs, which would lose a waiting delivery without a key of its own."""
         self._is_indexed = self._is_indexed or is_indexed(await self._redis.hget(META, FORMAT))  # type: ignore[misc]
         return self._is_indexed
 
@@ -126,6 +126,7 @@ class ResultDeliveries:
             delay_ms=delay_ms,
             max_age_ms=self._max_age_ms,
             is_parked=parked,
+            may_keep=await self._may_keep(),
         )
         return reply.word
 
