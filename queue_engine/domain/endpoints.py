@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated
@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from queue_engine.domain.definitions import Definition, definitions_of
+from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.field_types import (
     NO_NUL,
     VISIBLE,
@@ -31,6 +32,9 @@ MAX_WORKERS = 1000
 MAX_RETENTION_SECONDS = 31_536_000
 MAX_BUSY_SECONDS = 86_400
 MAX_CONCURRENCY_PER_KEY = 1_000_000
+MAX_ENVIRONMENT_BYTES = 128 * 1024
+"""Limit of all names and values together, because the system limits the environment of a process."""
+ENVIRONMENT_RULE = f"must be at most {MAX_ENVIRONMENT_BYTES} bytes in all"
 
 
 class ServiceMode(StrEnum):
@@ -371,6 +375,21 @@ class Endpoint:
     @property
     def status(self) -> EndpointStatus:
         return endpoint_status(self.desired, self.failed, self.worker_statuses)
+
+
+def with_stored_values(given: Mapping[str, str | None], stored: Mapping[str, str] | None) -> dict[str, str]:
+    """Return an environment in which variables without a value keep their stored ones.
+
+    `stored` is None if the stored values cannot be read. Raises InvalidRequest for a variable that has no value then.
+    """
+    values = {name: (stored or {}).get(name) if value is None else value for name, value in given.items()}
+    missing = [name for name, value in values.items() if value is None]
+    if missing:
+        raise InvalidRequest("environmentVars", f"{missing[0]} needs a value, because none is stored that can be read")
+    kept = {name: value for name, value in values.items() if value is not None}
+    if sum(len(name) + len(value.encode()) for name, value in kept.items()) > MAX_ENVIRONMENT_BYTES:
+        raise InvalidRequest("environmentVars", ENVIRONMENT_RULE)
+    return kept
 
 
 def needs_new_workers(before: EndpointConfig, after: EndpointConfig) -> bool:

@@ -6,6 +6,7 @@ EngineError
 ├── Forbidden               the role of the API key does not allow the call
 ├── NotFound                an object that does not exist, or that the caller cannot see
 ├── StateConflict           the state of the resource forbids the request
+├── PreconditionFailed      the resource is not in the state that the request names
 ├── EndpointClosed          the endpoint takes no tasks now
 ├── TooManyRequests         rate limit or full queue; has the time after which to retry
 │   ├── RateLimitReached    too many submissions in this second
@@ -74,6 +75,13 @@ class NotFound(EngineError):
 
 class StateConflict(EngineError):
     """The state of the resource does not allow the request."""
+
+
+class PreconditionFailed(EngineError):
+    """The resource was changed since the state that the request names with `If-Match`."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"If-Match: the {what} was changed since it was read")
 
 
 class EndpointClosed(EngineError):

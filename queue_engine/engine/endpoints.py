@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -11,7 +11,7 @@ from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.audit import Action, endpoint_target
 from queue_engine.domain.ceilings import Ceilings
 from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig, EndpointStatus
-from queue_engine.domain.errors import InvalidRequest, NotFound, Resource, StateConflict
+from queue_engine.domain.errors import InvalidRequest, NotFound, PreconditionFailed, Resource, StateConflict
 from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.principals import Principal, Right
 from queue_engine.domain.tenants import Limit
@@ -65,7 +65,8 @@ class Page:
 class References:
     """New values of an endpoint that must be encrypted, reached or found. None means no such value."""
 
-    environment: Mapping[str, str] | None = None
+    environment: Mapping[str, str | None] | None = None
+    """Values by name. None keeps the stored value of a variable."""
     webhook: Webhook | None = None
     credential_id: int | None = None
 
@@ -234,6 +235,7 @@ class Endpoints:
         before: Endpoint,
         edit: Callable[[EndpointConfig], EndpointConfig],
         references: References,
+        versions: Collection[int] | None = None,
     ) -> Endpoint:
         """Change the configuration to the value that `edit` returns, and the environment to that of `references`.
 
@@ -241,7 +243,8 @@ class Endpoints:
         request changed the endpoint in between. Raises InvalidRequest, Forbidden for another credential if the
         principal may not use those of the tenant, QuotaReached for more workers and for an environment while the tenant
         may not store more, StateConflict for settings of lanes and another rate limit while a process works that is too
-        old for them, and the errors of `edit`.
+        old for them, PreconditionFailed if the endpoint has none of `versions` and the change is not made already, and
+        the errors of `edit`.
         """
         check_sees(principal, before)
         raise_for(await self.field_errors(principal, references, before))
@@ -252,6 +255,9 @@ class Endpoints:
         if references.environment:
             await self._limits.check_room(principal.tenant)
         after = edited(before.config)
+        # Before the credential is marked as used. The store checks again.
+        if versions is not None and before.version not in versions and after != before.config:
+            raise PreconditionFailed("endpoint")
         await self._limits.check_workers(principal.tenant, after.workers, before=before.config.workers)
         if any(_lanes_of(after)) and _lanes_of(after) != _lanes_of(before.config):
             await self._lanes.check(before.endpoint_id)
@@ -262,7 +268,9 @@ class Endpoints:
             self._credentials.use(principal.tenant, credential_id, before.endpoint_id)
         ):
             raise InvalidRequest(*_UNKNOWN_CREDENTIAL)
-        call = self._endpoints.update(before.endpoint_id, principal.tenant, edited, references.environment)
+        call = self._endpoints.update(
+            before.endpoint_id, principal.tenant, edited, references.environment, versions=versions
+        )
         updated = await self._change(principal, Action.UPDATE_ENDPOINT, before.endpoint_id, call)
         if updated is None:
             raise NotFound(Resource.ENDPOINT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from enum import StrEnum
@@ -27,7 +27,9 @@ from queue_engine.domain.endpoints import (
     Resource,
     Setting,
     needs_new_workers,
+    with_stored_values,
 )
+from queue_engine.domain.errors import PreconditionFailed
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.rules.webhook_urls import parse_webhook
 from queue_engine.store.call_ids import new_call_id
@@ -150,13 +152,16 @@ class EndpointStore:
         endpoint_id: str,
         tenant: str,
         edit: Callable[[EndpointConfig], EndpointConfig],
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str | None] | None = None,
+        *,
+        versions: Collection[int] | None = None,
     ) -> Updated | None:
         """Replace the configuration by the result of `edit`, and the environment unless it is None.
 
-        Workers are replaced when the change affects them. Without a change the store is not written. Return None when
-        the tenant has no such endpoint. `edit` is called again when the endpoint was changed at the same time. Raises
-        the exceptions of `edit`, and SecretKeyMissing as `create` does.
+        A variable whose value is None keeps its stored one. Workers are replaced when the change affects them. Without
+        a change the store is not written. Return None when the tenant has no such endpoint. `edit` is called again when
+        the endpoint was changed at the same time. Raises the exceptions of `edit` and of `with_stored_values`,
+        SecretKeyMissing as `create` does, and PreconditionFailed if the endpoint has none of `versions`.
         """
         keys = self._partitions.of(endpoint_id)
         # Stays True after a conflict, because a call that was repeated after a lost reply conflicts with itself.
@@ -164,13 +169,16 @@ class EndpointStore:
         while (endpoint := await self.get(endpoint_id, tenant)) is not None:
             config = edit(endpoint.config)
             before = await self._environment_if_readable(endpoint_id) if environment is not None else None
-            if config == endpoint.config and environment == before:
+            after = None if environment is None else with_stored_values(environment, before)
+            if config == endpoint.config and after == before:
                 return Updated(endpoint, is_written)
-            renew = needs_new_workers(endpoint.config, config) or environment != before
-            if environment is None:
+            if versions is not None and endpoint.version not in versions:
+                raise PreconditionFailed("endpoint")
+            renew = needs_new_workers(endpoint.config, config) or after != before
+            if after is None:
                 sealed, names = await self._sealed_environment(endpoint_id), list(endpoint.environment_names)
             else:
-                sealed, names = self._sealed(endpoint_id, environment), sorted(environment)
+                sealed, names = self._sealed(endpoint_id, after), sorted(after)
             is_written = True
             is_renamed = config.name != endpoint.config.name
             if is_renamed:

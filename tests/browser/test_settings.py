@@ -1,13 +1,18 @@
 """The settings of an endpoint in the console: the difference, errors, changes by others, and what stays typed."""
 
+import asyncio
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Route
 
+from queue_engine.crypto.sealing import Sealer, parse_secret_key
+from queue_engine.local.embedded import read_store_url
+from queue_engine.store.store import Store
 from tests.browser.conftest import SHOTS, Visitor
 from tests.browser.test_console import LOG_OUT_ELSEWHERE, call, settle
 from tests.browser.test_create import RULES, fill
@@ -31,6 +36,21 @@ def endpoint(engine: Up) -> Iterator[str]:
 def stored(engine: Up, endpoint: str) -> dict[str, Any]:
     found: dict[str, Any] = call(engine, "GET", f"/serverless/{endpoint}")
     return found
+
+
+def environment_of(engine: Up, endpoint: str) -> dict[str, str]:
+    """Return the stored values, which no API returns."""
+
+    async def read() -> dict[str, str]:
+        sealer = Sealer(parse_secret_key((engine.data_dir / "secret-key").read_text().strip()))
+        store = Store(str(read_store_url(engine.data_dir / "store")), sealer)
+        try:
+            return await store.endpoints.environment(endpoint)
+        finally:
+            await store.close()
+
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(asyncio.run, read()).result()
 
 
 def open_settings(visitor: Visitor, endpoint: str, *, more: bool = True) -> None:
@@ -109,16 +129,25 @@ class TestSettings:
         level, model = (operator.page.locator(f"#f-environmentVars-{index}-value") for index in range(2))
         assert (model.input_value(), model.get_attribute("placeholder")) == ("", "stored, not shown")
         level.fill("debug")
-        save = operator.page.get_by_role("button", name=re.compile("^Save"))
-        assert save.get_attribute("aria-disabled") == "true"
-        operator.see("Type the value of MODEL again, or remove the variable.")
-        model.fill("another secret")
         assert "LEVEL: new value, not secret" in difference(operator, "Environment vars").inner_text()
-        assert "another secret" not in operator.page.get_by_label("The request as a command").inner_text()
+        assert "MODEL" not in difference(operator, "Environment vars").locator("b").inner_text()
+        bodies: list[Any] = []
+        operator.page.on("request", lambda one: bodies.append(one.post_data_json) if one.method == "PATCH" else None)
         operator.click("Save")
         operator.see("Saved.")
-        assert stored(engine, endpoint)["environmentVars"] == [{"key": "LEVEL", "secret": False}, {"key": "MODEL"}]
+        kept = {"key": "MODEL"}
+        assert bodies == [{"environmentVars": [{"key": "LEVEL", "value": "debug", "secret": False}, kept]}]
+        assert environment_of(engine, endpoint) == {"LEVEL": "debug", "MODEL": "a stored value"}
+        model.fill("another secret")
+        assert "another secret" not in operator.page.get_by_label("The request as a command").inner_text()
+        operator.click("Save")
+        wait_until(lambda: environment_of(engine, endpoint) == {"LEVEL": "debug", "MODEL": "another secret"})
+        operator.page.get_by_text("Saved.", exact=True).wait_for()
         assert "another secret" not in operator.page.content()
+        operator.page.locator("#f-environmentVars-1-key").fill("RENAMED")
+        save = operator.page.get_by_role("button", name=re.compile("^Save"))
+        assert save.get_attribute("aria-disabled") == "true"
+        operator.see("Type the value of RENAMED, or restore the name.")
 
     def test_rules_stand_beside_their_fields_and_a_session_that_ends_loses_nothing(
         self, operator: Visitor, engine: Up, endpoint: str
@@ -173,6 +202,44 @@ class TestSettings:
         operator.click("Save")
         wait_until(lambda: stored(engine, endpoint)["maxAttempts"] == 6)  # the words before, "Not saved.", match too
         operator.page.get_by_text("Saved.", exact=True).wait_for()
+
+    def test_of_two_who_save_at_the_same_moment_one_is_told(self, operator: Visitor, engine: Up, endpoint: str) -> None:
+        """The other change is made between the read of the form and its change."""
+        open_settings(operator, endpoint)
+        operator.page.get_by_role("button", name=re.compile("live|every 3 s")).click()
+        fill(operator, "Max attempts", "6")
+
+        lost: list[str] = []
+
+        def lose_the_race(route: Route) -> None:
+            if route.request.method == "PATCH" and not lost:
+                lost.append(route.request.headers["if-match"])
+                call(engine, "PATCH", f"/serverless/{endpoint}", {"maxAttempts": 8, "concurrency": 9})
+            route.continue_()
+
+        operator.page.route(f"**/console/api/serverless/{endpoint}", lose_the_race)
+        operator.click("Save")
+        operator.see("Max attempts was changed elsewhere a moment ago.")
+        assert (stored(engine, endpoint)["maxAttempts"], stored(engine, endpoint)["concurrency"]) == (8, 9)
+        assert operator.page.get_by_label("Max attempts", exact=True).input_value() == "6"
+        assert operator.page.get_by_label("Concurrency", exact=True).input_value() == "9"
+        operator.click("Save")
+        operator.page.get_by_text("Saved.", exact=True).wait_for()
+        assert (stored(engine, endpoint)["maxAttempts"], stored(engine, endpoint)["concurrency"]) == (6, 9)
+        assert len(lost) == 1
+
+    def test_a_value_that_others_may_have_changed_is_asked_about(
+        self, operator: Visitor, engine: Up, endpoint: str
+    ) -> None:
+        open_settings(operator, endpoint)
+        operator.page.locator("#f-environmentVars-1-value").fill("mine")
+        theirs = [{"key": "LEVEL", "secret": False}, {"key": "MODEL", "value": "theirs"}]
+        call(engine, "PATCH", f"/serverless/{endpoint}", {"environmentVars": theirs})
+        operator.click("Save")
+        operator.see("perhaps values of its environment")
+        assert environment_of(engine, endpoint)["MODEL"] == "theirs"
+        operator.click("Save")
+        wait_until(lambda: environment_of(engine, endpoint) == {"LEVEL": "info", "MODEL": "mine"})
 
     def test_a_key_that_may_not_change_is_told_so(self, engine: Up, visitor: Visitor, endpoint: str) -> None:
         visitor.log_in(call(engine, "POST", "/keys", {"name": "operator", "role": "operate"})["key"])

@@ -1,6 +1,7 @@
 """Endpoints and their workers over HTTP."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from queue_engine.config.store_url import parse_store_url
+from queue_engine.crypto.sealing import new_secret_key
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.net.resolver import NoAnswer
 from queue_engine.store.redis.client import connect
@@ -492,3 +494,132 @@ async def test_a_wrong_rate_limit_is_refused_by_name_and_changes_nothing(
     assert field in answer.json()["message"]
     assert (await api.client.get(path)).json()["data"]["rateLimit"] == right
     assert (await api.client.patch(path, json={"rateLimit": None})).json()["data"]["rateLimit"] is None
+
+
+def variables(given: Mapping[str, str | None]) -> dict[str, Any]:
+    return {
+        "environmentVars": [
+            {"key": name} if value is None else {"key": name, "value": value} for name, value in given.items()
+        ]
+    }
+
+
+class TestPreconditions:
+    """A change of the endpoint that the client has read, and of no later one."""
+
+    async def test_a_change_names_the_version_that_was_read(self, api: RunningApi) -> None:
+        path = f"/v2/serverless/{await api.create_endpoint()}"
+        tag = (await api.client.get(path)).headers["etag"]
+        changed = await api.client.patch(path, json={"workers": 2}, headers={"If-Match": tag})
+        assert changed.status_code == 200
+        assert changed.headers["etag"] != tag
+        assert (await api.client.get(path)).headers["etag"] == changed.headers["etag"]
+        late = await api.client.patch(path, json={"workers": 3}, headers={"If-Match": tag})
+        assert (late.status_code, late.json()["code"], late.json()["data"]) == (412, 12001, None)
+        assert late.json()["message"] == "If-Match: the endpoint was changed since it was read"
+        read = await api.client.get(path)
+        assert (read.json()["data"]["totalWorkers"], read.headers["etag"]) == (2, changed.headers["etag"])
+
+    async def test_of_changes_at_once_one_is_made(self, api: RunningApi) -> None:
+        path = f"/v2/serverless/{await api.create_endpoint(maxAttempts=1)}"
+        headers = {"If-Match": (await api.client.get(path)).headers["etag"]}
+        answers = await asyncio.gather(
+            *(api.client.patch(path, json={"maxAttempts": 2 + number}, headers=headers) for number in range(8))
+        )
+        assert sorted(one.status_code for one in answers) == [200] + [412] * 7
+        made = next(one for one in answers if one.status_code == 200).json()["data"]["maxAttempts"]
+        assert (await api.client.get(path)).json()["data"]["maxAttempts"] == made
+
+    async def test_a_change_that_is_made_already_is_not_refused(self, api: RunningApi) -> None:
+        """As after a lost response."""
+        path = f"/v2/serverless/{await api.create_endpoint()}"
+        headers = {"If-Match": (await api.client.get(path)).headers["etag"]}
+        change = {"maxAttempts": 7, **variables({"A": "1"})}
+        answers = [await api.client.patch(path, json=change, headers=headers) for _ in range(2)]
+        assert [one.status_code for one in answers] == [200, 200]
+        assert answers[0].headers["etag"] == answers[1].headers["etag"]
+
+    async def test_a_refused_change_keeps_no_credential_and_is_not_audited(self, api: RunningApi) -> None:
+        path = f"/v2/serverless/{await api.create_endpoint()}"
+        headers = {"If-Match": (await api.client.get(path)).headers["etag"]}
+        await api.client.patch(path, json={"maxAttempts": 7})
+        body = {"name": "hub", "type": "DOCKER_HUB", "username": "user", "password": "password"}
+        credential = (await api.post("/v2/container-registry-auths", body)).json()["data"]["id"]
+        changes = len((await api.client.get("/v2/audit")).json()["data"]["items"])
+        late = await api.client.patch(path, json={"containerRegistryAuthId": credential}, headers=headers)
+        assert late.status_code == 412
+        assert len((await api.client.get("/v2/audit")).json()["data"]["items"]) == changes
+        assert (await api.client.delete(f"/v2/container-registry-auths/{credential}")).status_code == 200
+
+    @pytest.mark.parametrize("order", ["stop", "pause"])
+    async def test_an_endpoint_that_was_stopped_or_paused_has_another_version(
+        self, api: RunningApi, order: str
+    ) -> None:
+        path = f"/v2/serverless/{await api.create_endpoint()}"
+        headers = {"If-Match": (await api.client.get(path)).headers["etag"]}
+        await api.client.post(f"{path}/{order}")
+        assert (await api.client.patch(path, json={"workers": 9}, headers=headers)).status_code == 412
+
+    @pytest.mark.parametrize(
+        ("given", "status"),
+        [
+            ("*", 200), ("{}", 200), ("W/{}", 200), ('"x", {}', 200), ('"0","999",\t{}', 200),
+            ('"999"', 412), ('"x"', 412), ('"01"', 412), ('""', 412),
+            ("1", 400), ("", 400), ('"1', 400), ("x-{}", 400), ('"1" "2"', 400), ("*, {}", 400), ("{},", 400),
+        ],
+    )  # fmt: skip
+    async def test_a_list_of_tags_is_understood(self, api: RunningApi, given: str, status: int) -> None:
+        path = f"/v2/serverless/{await api.create_endpoint()}"
+        tag = (await api.client.get(path)).headers["etag"]
+        answer = await api.client.patch(path, json={"workers": 9}, headers={"If-Match": given.replace("{}", tag)})
+        assert answer.status_code == status, answer.text
+        assert (await api.client.get(path)).json()["data"]["totalWorkers"] == (9 if status == 200 else 1)
+        if status == 400:
+            assert answer.json()["message"].startswith("If-Match: must be")
+
+
+class TestVariables:
+    """A change of one variable without the values of the others."""
+
+    async def test_a_variable_without_a_value_keeps_its_own(self, api: RunningApi) -> None:
+        endpoint_id = await api.create_endpoint(**variables({"TOKEN": "s3cr3t", "MODEL": "small", "OLD": "x"}))
+        change = {"environmentVars": [{"name": "TOKEN"}, {"key": "MODEL", "value": "large", "secret": False}]}
+        changed = await api.client.patch(f"/v2/serverless/{endpoint_id}", json=change)
+        assert changed.status_code == 200
+        assert changed.json()["data"]["environmentVars"] == [{"key": "MODEL", "secret": False}, {"key": "TOKEN"}]
+        assert await api.store.endpoints.environment(endpoint_id) == {"TOKEN": "s3cr3t", "MODEL": "large"}
+
+    async def test_what_the_api_shows_changes_nothing(self, api: RunningApi) -> None:
+        path = f"/v2/serverless/{await api.create_endpoint(**variables({'A': '1', 'B': ''}))}"
+        read = await api.client.get(path)
+        shown = {"environmentVars": read.json()["data"]["environmentVars"]}
+        assert (await api.client.patch(path, json=shown)).headers["etag"] == read.headers["etag"]
+
+    @pytest.mark.parametrize("value", [{}, {"value": None}])
+    async def test_a_new_variable_needs_a_value(self, api: RunningApi, value: dict[str, None]) -> None:
+        path = f"/v2/serverless/{await api.create_endpoint(**variables({'A': '1'}))}"
+        change = {"workers": -1, "environmentVars": [{"key": "A"}, {"key": "B", **value}]}
+        refused = await api.client.patch(path, json=change)
+        assert refused.status_code == 400
+        assert "environmentVars[1].value: " in refused.json()["message"]
+        assert "workers: " in refused.json()["message"]
+        assert "environmentVars[0]" not in refused.json()["message"]
+
+    async def test_the_limit_of_all_values_counts_those_that_are_kept(self, api: RunningApi) -> None:
+        large = {f"A{number}": "x" * 30_000 for number in range(4)}
+        endpoint_id = await api.create_endpoint(**variables(large))
+        change = variables({**dict.fromkeys(large), "B": "x" * 30_000})
+        refused = await api.client.patch(f"/v2/serverless/{endpoint_id}", json=change)
+        assert refused.status_code == 400
+        assert refused.json()["message"] == "environmentVars: must be at most 131072 bytes in all"
+        assert await api.store.endpoints.environment(endpoint_id) == large
+
+    async def test_a_kept_value_that_cannot_be_read_is_told_and_can_be_replaced(
+        self, api: RunningApi, valkey_url: str
+    ) -> None:
+        path = f"/v2/serverless/{await api.create_endpoint(**variables({'A': '1'}))}"
+        async with running_api(valkey_url, secret_key=SecretStr(new_secret_key())) as other:
+            refused = await other.client.patch(path, json=variables({"A": None}))
+            assert refused.status_code == 400
+            assert refused.json()["message"].startswith("environmentVars: A needs a value")
+            assert (await other.client.patch(path, json=variables({"A": "2"}))).status_code == 200

@@ -19,6 +19,7 @@ from queue_engine.domain.endpoints import (
     ServiceMode,
     TaskCounts,
 )
+from queue_engine.domain.errors import PreconditionFailed
 from queue_engine.domain.tasks import Succeeded, TaskState, TryAgain
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.endpoints import StateChange
@@ -234,6 +235,25 @@ async def test_a_new_environment_takes_the_place_of_the_old_one(store: Store) ->
     assert changed is not None
     assert (changed.endpoint.environment_names, changed.endpoint.revision) == (("B",), 2)
     assert await store.endpoints.environment(endpoint_id) == {"B": "2"}
+
+
+async def test_a_change_of_another_version_is_not_made(bench: Bench) -> None:
+    """The version is compared with that of the write: a change that came in between is not overwritten."""
+    read = await bench.store.endpoints.get(bench.endpoint_id, TENANT)
+    assert read is not None
+
+    def first(config: EndpointConfig) -> EndpointConfig:
+        return replace(config, max_attempts=config.max_attempts + 1)
+
+    changed = await bench.store.endpoints.update(bench.endpoint_id, TENANT, first, versions={read.version})
+    assert changed is not None
+    assert (changed.endpoint.version, changed.is_written) == (read.version + 1, True)
+    with pytest.raises(PreconditionFailed):
+        await bench.store.endpoints.update(bench.endpoint_id, TENANT, first, versions={read.version})
+    assert await bench.store.endpoints.get(bench.endpoint_id, TENANT) == changed.endpoint
+    same = await bench.store.endpoints.update(bench.endpoint_id, TENANT, lambda config: config, versions=())
+    assert same is not None
+    assert not same.is_written
 
 
 async def test_changes_at_once_are_all_made(bench: Bench) -> None:

@@ -38,6 +38,7 @@ _FAILURES = {
     403: "The role of the API key does not allow the operation",
     404: "Not found, or owned by another tenant",
     409: "The current state does not allow the operation",
+    412: "The object was changed since the state that `If-Match` names",
     413: "The body is too large",
     415: "The body is not declared as JSON",
     429: "A limit is reached, which the message names; `Retry-After` says when to retry, where waiting helps",
@@ -208,6 +209,11 @@ def _body(takes: type[BaseModel]) -> dict[str, Any]:
 def in_path(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
     """Return a parameter of the path, for OpenAPI."""
     return {"name": name, "in": "path", "required": True, "description": description, "schema": schema}
+
+
+def in_header(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Return an optional header of the request, for OpenAPI."""
+    return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
 
 
 def in_query(name: str, description: str, schema: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, ValidationInfo, create_model
 from pydantic.alias_generators import to_camel
@@ -20,14 +20,22 @@ from queue_engine.api.v2.fields import (
 from queue_engine.domain.catalogue import Catalogue
 from queue_engine.domain.clusters import NOT_OFFERED, UNREACHED
 from queue_engine.domain.definitions import Defined
-from queue_engine.domain.endpoints import SETTINGS, EndpointConfig, Expose, RateLimit, Resource, ServiceMode, Setting
+from queue_engine.domain.endpoints import (
+    ENVIRONMENT_RULE,
+    MAX_ENVIRONMENT_BYTES,
+    SETTINGS,
+    EndpointConfig,
+    Expose,
+    RateLimit,
+    Resource,
+    ServiceMode,
+    Setting,
+)
 from queue_engine.domain.field_errors import FieldError, listing, raise_for
 from queue_engine.domain.field_types import LINE, NO_NUL, Port, matching
 from queue_engine.domain.retry import RetryOn
 from queue_engine.rules.webhook_urls import Webhook
 
-MAX_ENVIRONMENT_BYTES = 128 * 1024
-"""Limit of all names and values together, because the system limits the environment of a process."""
 MAX_LISTED_CHARACTERS = 1000
 """Length limit of the list of known names in a message, because an operator's catalogue may hold any number."""
 
@@ -114,29 +122,62 @@ def _key_or_name(schema: dict[str, Any]) -> None:
     schema["anyOf"] = [{"required": ["key"]}, {"required": ["name"]}]
 
 
-class VariableRequest(RequestModel):
-    """An environment variable of the container. The name may be given as `key` or as `name`."""
+def _value_may_be_kept(schema: dict[str, Any]) -> None:
+    _key_or_name(schema)
+    del schema["required"], schema["properties"]["value"]["default"]
 
-    model_config = ConfigDict(json_schema_extra=_key_or_name)
+
+class _Variable(RequestModel):
+    """An environment variable of the container. The name may be given as `key` or as `name`."""
 
     key: Annotated[VariableName, AfterValidator(_given_once)] = Field(  # type: ignore[pydantic-alias]
         validation_alias=AliasChoices("key", "name"), description="Name"
-    )
-    value: Annotated[str, Field(max_length=32 * 1024), NO_NUL] = Field(
-        description="Value; never returned, and masked in workers' logs if it has 6 characters or more"
     )
     secret: bool | None = Field(
         True, description="false: the value is not masked in workers' logs; null means the default"
     )
 
 
-def _small_together(variables: list[VariableRequest]) -> list[VariableRequest]:
-    if sum(len(one.key) + len(one.value.encode()) for one in variables) > MAX_ENVIRONMENT_BYTES:
-        raise ValueError(f"must be at most {MAX_ENVIRONMENT_BYTES} bytes in all")
+_Value = Annotated[str, Field(max_length=32 * 1024), NO_NUL]
+_VALUE = "Value; never returned, and masked in workers' logs if it has 6 characters or more"
+
+
+class VariableRequest(_Variable):
+    """An environment variable of the container. The name may be given as `key` or as `name`."""
+
+    model_config = ConfigDict(json_schema_extra=_key_or_name)
+
+    value: _Value = Field(description=_VALUE)
+
+
+class VariableChange(_Variable):
+    """An environment variable after a change. The name may be given as `key` or as `name`."""
+
+    model_config = ConfigDict(json_schema_extra=_value_may_be_kept)
+
+    # The default is none of the type, so that null is refused.
+    value: _Value = Field(  # type: ignore[assignment]
+        None, description=f"{_VALUE}. Without it, the variable keeps its stored value"
+    )
+
+    @property
+    def new_value(self) -> str | None:
+        """The value; None if the variable keeps its stored one."""
+        return self.value if "value" in self.model_fields_set else None
+
+
+V = TypeVar("V", VariableRequest, VariableChange)
+
+
+def _small_together(variables: list[V]) -> list[V]:
+    # A value that is kept is None. Its size is checked when the stored values are known.
+    if sum(len(one.key) + len((one.value or "").encode()) for one in variables) > MAX_ENVIRONMENT_BYTES:
+        raise ValueError(ENVIRONMENT_RULE)
     return variables
 
 
 Variables = Annotated[list[VariableRequest], Field(max_length=500), AfterValidator(_small_together)]
+ChangedVariables = Annotated[list[VariableChange], Field(max_length=500), AfterValidator(_small_together)]
 
 
 class ExposeRequest(RequestModel):
@@ -175,7 +216,7 @@ _SHAPES = {
         lambda given: tuple(Resource(one.region, one.gpu_type, one.gpu_count) for one in given),
     ),
     "plain_variables": _Shape(
-        Variables,
+        ChangedVariables,
         lambda given: frozenset(one.key for one in given if one.secret is False),
         absent=[],
         created=Variables,
@@ -245,8 +286,14 @@ if TYPE_CHECKING:
         environment_vars: list[VariableRequest] | None = None
         container_registry_auth_id: int | None = None
 
-    class _Change(_Creation):
+    class _Change(RequestModel):
         """The same in a change."""
+
+        ready_path: str | None = None
+        expose: ExposeRequest | None = None
+        webhook: Webhook | None = None
+        environment_vars: list[VariableChange] | None = None
+        container_registry_auth_id: int | None = None
 
 else:
     _Creation = create_model("_Creation", __base__=RequestModel, **_members_of_creation())
@@ -283,21 +330,25 @@ class UpdateEndpoint(_Change):
 
     @classmethod
     def parse(
-        cls, values: dict[str, Any], catalogue: Catalogue, before: EndpointConfig
+        cls, values: dict[str, Any], catalogue: Catalogue, before: EndpointConfig, stored: Collection[str] = ()
     ) -> tuple[UpdateEndpoint, list[FieldError]]:
-        """Return the changes and the field errors of both the changes and `before`, as `parsed_changes` does."""
+        """Return the changes and the field errors of both the changes and `before`, as `parsed_changes` does.
+
+        `stored` are the names of the stored environment variables.
+        """
         changes, errors = parsed_changes(cls, values, lambda: _Context(catalogue))
+        errors += _values_missing(changes.environment_vars or (), stored)
         after = changes._applied_to(before)
         errors += _errors_together(after.ready_path, after.expose, errors)
         resources = after.resources if "resources" in changes.model_fields_set else ()
         errors += _not_offered(resources, catalogue)
         return changes, errors + _unreached_regions(resources, before.service_mode, catalogue)
 
-    def environment(self) -> dict[str, str] | None:
-        """Return the new environment; None when it does not change."""
+    def environment(self) -> dict[str, str | None] | None:
+        """Return the new environment; None when it does not change. A value of None is the stored one."""
         if "environment_vars" not in self.model_fields_set:
             return None
-        return environment_of(self.environment_vars or ())
+        return {one.key: one.new_value for one in self.environment_vars or ()}
 
     def edited(self, before: EndpointConfig) -> EndpointConfig:
         """Return `before` with these changes. Raises InvalidRequest for fields that are not valid together."""
@@ -386,6 +437,15 @@ def _errors_together(
     if ready_path is None or expose is not None or any(name.startswith("expose") for name, _ in errors):
         return []
     return [("readyPath", "requires expose, because it is requested on that port")]
+
+
+def _values_missing(variables: Sequence[VariableChange], stored: Collection[str]) -> list[FieldError]:
+    """Return an error for each variable that has no value, neither here nor in the store."""
+    return [
+        (f"environmentVars[{index}].value", "is required, because the variable is not stored")
+        for index, one in enumerate(variables)
+        if one.new_value is None and one.key not in stored
+    ]
 
 
 def _not_offered(resources: Sequence[ResourceRequest | Resource], catalogue: Catalogue) -> list[FieldError]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -10,6 +11,7 @@ from starlette.requests import Request
 from queue_engine.api.http.envelope import Success
 from queue_engine.api.http.operations import Operation, in_path, in_query
 from queue_engine.api.http.order_log import note
+from queue_engine.api.http.preconditions import IF_MATCH, etag, versions_in
 from queue_engine.api.http.queries import Query
 from queue_engine.api.http.responses import Response, success
 from queue_engine.api.http.services import Services, endpoint_id_in
@@ -70,8 +72,8 @@ class EndpointRoutes:
             Operation(
                 "PATCH", "/v2/serverless/{id}", self.update_endpoint, right=Right.MANAGE,
                 summary="Change an endpoint", tag=TAG,
-                response=Success[EndpointView], takes=UpdateEndpoint, parameters=[ENDPOINT_ID],
-                failures=(400, 401, 404, 409, 413, 415, 429, 503),
+                response=Success[EndpointView], takes=UpdateEndpoint, parameters=[ENDPOINT_ID, IF_MATCH],
+                failures=(400, 401, 404, 409, 412, 413, 415, 429, 503),
             ),
             Operation(
                 "DELETE", "/v2/serverless/{id}", self.delete_endpoint, right=Right.MANAGE,
@@ -148,22 +150,31 @@ class EndpointRoutes:
         return success([endpoint_view(one, self._services.catalogue) for one in endpoints])
 
     async def get_endpoint(self, request: Request) -> Response:
+        """The header `ETag` of the response names the version of the endpoint, for `If-Match` of a change."""
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
         error = await self._services.engine.waiting.of_endpoint(principal, endpoint)
-        return success(endpoint_detail_view(endpoint, self._services.catalogue, error))
+        return success(endpoint_detail_view(endpoint, self._services.catalogue, error), etag(endpoint.version))
 
     async def update_endpoint(self, request: Request) -> Response:
-        """Workers are replaced one at a time if the change affects how they run."""
+        """Workers are replaced one at a time if the change affects how they run.
+
+        `environmentVars` are all variables. A variable without `value` keeps its stored value. With `If-Match` the
+        change is made only if nothing else has changed, started, stopped or paused the endpoint since it was read: else
+        412, unless the change is made already. Without it, the last change of a setting wins.
+        """
         principal = await self._services.admit(request)
+        versions = versions_in(request)
         before = await self._services.endpoint(request, principal)
         body = await self._services.read_object(request, principal, names_of(UpdateEndpoint))
-        changes, errors = UpdateEndpoint.parse(body.values, self._services.catalogue, before.config)
+        changes, errors = UpdateEndpoint.parse(
+            body.values, self._services.catalogue, before.config, before.environment_names
+        )
         references = _references(changes)
         if errors:
             raise_for(errors + await self._endpoints.field_errors(principal, references, before))
-        endpoint = await self._endpoints.update(principal, before, changes.edited, references)
-        return success(endpoint_view(endpoint, self._services.catalogue))
+        endpoint = await self._endpoints.update(principal, before, changes.edited, references, versions)
+        return success(endpoint_view(endpoint, self._services.catalogue), etag(endpoint.version))
 
     async def start_endpoint(self, request: Request) -> Response:
         """Starts the endpoint's workers. Does nothing if the endpoint is already started."""
@@ -251,8 +262,8 @@ class EndpointRoutes:
 
 
 def _references(body: CreateEndpoint | UpdateEndpoint) -> References:
-    environment = (
-        body.environment() if isinstance(body, UpdateEndpoint) else environment_of(body.environment_vars or ())
+    environment: Mapping[str, str | None] | None = (
+        body.environment() if isinstance(body, UpdateEndpoint) else {**environment_of(body.environment_vars or ())}
     )
     return References(environment, body.webhook, body.container_registry_auth_id)
 

@@ -43,6 +43,22 @@ export async function send<T>(method: "POST" | "PUT" | "PATCH" | "DELETE", parts
   return parsed<T>(await request(method, apiUrl(parts, query), body, undefined, heldSeconds));
 }
 
+/** An object, and the tag of the version that was read. */
+export interface Tagged<T> {
+  data: T;
+  tag: string;
+}
+
+export async function getTagged<T>(parts: (string | number)[]): Promise<Tagged<T>> {
+  const { text, tag } = await exchange("GET", apiUrl(parts), {});
+  return { data: parsed<T>(text), tag };
+}
+
+/** Change an object that still is as it was read. Throws an ApiError of status 412 if it was changed since. */
+export async function patch<T>(parts: (string | number)[], body: string, tag: string): Promise<T> {
+  return parsed<T>((await exchange("PATCH", apiUrl(parts), { body, headers: { "If-Match": tag } })).text);
+}
+
 export interface TaskDetail {
   task: Omit<Schemas["TaskDetailView"], "input" | "output">;
   input: string;
@@ -69,7 +85,18 @@ export async function logOut(everywhere: boolean): Promise<void> {
 }
 
 async function request(method: string, url: string, body?: string, signal?: AbortSignal, wait = 0): Promise<string> {
-  const headers: Record<string, string> = sessionHeaders();
+  return (await exchange(method, url, { body, signal, wait })).text;
+}
+
+interface Sent {
+  body?: string | undefined;
+  headers?: Record<string, string>;
+  signal?: AbortSignal | undefined;
+  wait?: number;
+}
+
+async function exchange(method: string, url: string, { body, headers: more = {}, signal, wait = 0 }: Sent): Promise<{ text: string; tag: string }> {
+  const headers: Record<string, string> = { ...sessionHeaders(), ...more };
   if (body !== undefined) headers["Content-Type"] = "application/json";
   const limit = AbortSignal.timeout((SECONDS + wait) * 1000);
   let response: Response;
@@ -87,7 +114,7 @@ async function request(method: string, url: string, body?: string, signal?: Abor
   }
   if (response.ok) {
     outage.value = null;
-    return text;
+    return { text, tag: response.headers.get("ETag") ?? "*" };
   }
   throw refusal(response, text, url);
 }

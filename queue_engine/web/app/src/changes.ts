@@ -53,10 +53,14 @@ export function patchOf(typed: Body, changes: readonly Change[]): Body {
   return Object.fromEntries(changes.map(({ setting: { name } }) => [name, typed[name] ?? (name === "environmentVars" ? [] : null)]));
 }
 
-/** Return the names of variables whose values must be typed again, because a change sends all variables. */
-export function valuesNeeded(values: Values, changes: readonly Change[]): string[] {
-  if (!changes.some((one) => one.setting.name === "environmentVars")) return [];
-  return values.variables.filter((one) => one.stored).map((one) => one.key);
+/** Return the names of variables whose values must be typed again, because a value is stored under the former name only. */
+export function valuesNeeded(values: Values): string[] {
+  return values.variables.filter((one) => one.storedAs !== undefined && one.storedAs !== one.key && one.value === "").map((one) => one.key);
+}
+
+/** Return true if others may have changed values that the person changes too. Stored values are never shown, so the time tells it. */
+export function mayClash(form: Editing, latest: Stored, changes: readonly Change[]): boolean {
+  return latest.at > form.at && changes.some((one) => one.setting.name === "environmentVars");
 }
 
 /** Return the form after the endpoint was changed by somebody else: settings that were not typed follow. */
@@ -96,9 +100,12 @@ export function settingText(name: string, value: unknown): string {
 export function variablesText(before: unknown, after: unknown): string {
   const old = new Map(((before ?? []) as Variable[]).map((one) => [one.key, one]));
   const next = ((after ?? []) as Variable[]);
-  const told = next.map((one) => {
-    const word = !old.has(one.key) ? "added" : one.value === undefined ? "its value is needed" : "new value";
-    return `${one.key || "?"}: ${word}${one.secret === false ? ", not secret" : ""}`;
+  const told = next.flatMap((one) => {
+    const former = old.get(one.key);
+    const isSecretAsBefore = former?.secret === one.secret;
+    if (former !== undefined && one.value === undefined && isSecretAsBefore) return [];
+    const word = former === undefined ? "added" : one.value === undefined ? "keeps its value" : "new value";
+    return [`${one.key || "?"}: ${word}${one.secret === false ? ", not secret" : isSecretAsBefore || former === undefined ? "" : ", secret"}`];
   });
   const removed = [...old.keys()].filter((key) => !next.some((one) => one.key === key)).map((key) => `${key}: removed`);
   return [...told, ...removed].join("; ");

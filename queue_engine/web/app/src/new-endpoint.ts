@@ -33,8 +33,8 @@ export interface Variable {
   key: string;
   value: string;
   secret: boolean;
-  /** True while the value is the stored one, which the API does not return. */
-  stored?: boolean;
+  /** The name under which a value is stored, which the API does not return. */
+  storedAs?: string;
 }
 
 export interface Values {
@@ -74,7 +74,7 @@ export function valuesOf(body: Body, settings: readonly Setting[]): Values {
   return {
     plain,
     resources: resources.map((one) => ({ ...one, gpuCount: String(one.gpuCount) })),
-    variables: variables.map(({ key, value, secret }) => (value === undefined ? { key, value: "", secret: secret !== false, stored: true } : { key, value, secret: secret !== false })),
+    variables: variables.map(({ key, value, secret }) => (value === undefined ? { key, value: "", secret: secret !== false, storedAs: key } : { key, value, secret: secret !== false })),
     port: expose ? String(expose.port) : "",
     protocol: expose?.protocol.toLowerCase() ?? "http",
     perSecond: rate ? String(rate.perSecond) : "",
@@ -98,7 +98,7 @@ export function bodyOf(values: Values, settings: readonly Setting[]): Body {
 export function shownBody(body: Body): Body {
   const variables = body["environmentVars"] as Variable[] | undefined;
   if (variables === undefined) return body;
-  return { ...body, environmentVars: variables.map((one) => (one.secret === false ? one : { ...one, value: "***" })) };
+  return { ...body, environmentVars: variables.map((one) => (one.secret === false || one.value === undefined ? one : { ...one, value: "***" })) };
 }
 
 function plainValue(text: string, setting: Setting): unknown {
@@ -117,9 +117,14 @@ function structured(name: string, values: Values): unknown {
   }
 }
 
-/** A variable with a stored value has no `value`, so it can be compared and not be sent. */
-function variable({ key, value, secret, stored }: Variable): Body {
-  return { key, ...(stored ? {} : { value }), ...(secret ? {} : { secret: false }) };
+/** Return true while the variable keeps its stored value: nothing is typed for it, and its name is the same. */
+export function keepsValue({ key, value, storedAs }: Variable): boolean {
+  return storedAs === key && value === "";
+}
+
+/** Return a variable as the API takes it. Without `value` it keeps its stored one. */
+function variable(one: Variable): Body {
+  return { key: one.key, ...(keepsValue(one) ? {} : { value: one.value }), ...(one.secret ? {} : { secret: false }) };
 }
 
 function number(text: string): number | string {

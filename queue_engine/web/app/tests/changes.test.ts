@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { changesOf, clashes, editingOf, followed, patchOf, settingText, storedOf, valuesNeeded, variablesText, workersReplaced } from "../src/changes.ts";
+import { changesOf, clashes, editingOf, followed, mayClash, patchOf, settingText, storedOf, valuesNeeded, variablesText, workersReplaced } from "../src/changes.ts";
 import { bodyOf, type Setting } from "../src/new-endpoint.ts";
 
 const setting = (name: string, more: Partial<Setting> = {}): Setting => ({ name, shown: name, text: "", required: false, fixed: false, renewsWorkers: false, default: null, schema: { type: "string" }, ...more });
@@ -41,17 +41,44 @@ test("a setting that is cleared and has its default already is no difference", (
   assert.deepEqual(diff(form), []);
 });
 
-test("a change of one variable needs the values of all, and sends none that is not known", () => {
+test("a change of one variable sends no value of another", () => {
   const form = editingOf(begun());
-  assert.deepEqual(valuesNeeded(form.values, diff(form)), []);
-  form.values.variables[0] = { key: "A", value: "new", secret: true, stored: false };
+  const [first, second] = form.values.variables;
+  const sent = () => patchOf(bodyOf(form.values, SETTINGS), diff(form));
+  form.values.variables = [{ ...first!, value: "new" }, second!];
   const changes = diff(form);
-  assert.deepEqual(valuesNeeded(form.values, changes), ["B"]);
-  assert.equal(variablesText(changes[0]!.before, changes[0]!.after), "A: new value; B: its value is needed, not secret");
-  form.values.variables.splice(1, 1);
-  assert.deepEqual(patchOf(bodyOf(form.values, SETTINGS), diff(form)), { environmentVars: [{ key: "A", value: "new" }] });
+  assert.equal(variablesText(changes[0]!.before, changes[0]!.after), "A: new value");
+  assert.deepEqual(sent(), { environmentVars: [{ key: "A", value: "new" }, { key: "B", secret: false }] });
+  form.values.variables = [first!, { ...second!, secret: true }];
+  assert.deepEqual(sent(), { environmentVars: [{ key: "A" }, { key: "B" }] });
+  assert.equal(variablesText(diff(form)[0]!.before, diff(form)[0]!.after), "B: keeps its value, secret");
+  form.values.variables = [first!];
+  assert.deepEqual(sent(), { environmentVars: [{ key: "A" }] });
+  assert.equal(variablesText(diff(form)[0]!.before, diff(form)[0]!.after), "B: removed");
+  form.values.variables = [{ ...first!, value: "typed and erased" }, second!];
+  form.values.variables[0]!.value = "";
+  assert.deepEqual(diff(form), []);
   form.values.variables = [];
   assert.deepEqual(patchOf(bodyOf(form.values, SETTINGS), diff(form)), { environmentVars: [] });
+});
+
+test("a variable with another name needs its value", () => {
+  const form = editingOf(begun());
+  form.values.variables[0]!.key = "A2";
+  assert.deepEqual(valuesNeeded(form.values), ["A2"]);
+  form.values.variables[0]!.value = "typed";
+  assert.deepEqual(valuesNeeded(form.values), []);
+  assert.equal(variablesText(diff(form)[0]!.before, diff(form)[0]!.after), "A2: added; A: removed");
+});
+
+test("a later change of an endpoint may be one of the values that are never shown", () => {
+  const form = editingOf(begun());
+  form.values.variables[0]!.value = "new";
+  assert.equal(mayClash(form, begun(), diff(form)), false);
+  assert.equal(mayClash(form, begun({ updatedAt: 11 }), diff(form)), true);
+  form.values.variables[0]!.value = "";
+  form.values.plain["workers"] = "4";
+  assert.equal(mayClash(form, begun({ updatedAt: 11 }), diff(form)), false);
 });
 
 test("settings that were not typed follow those that somebody else changes", () => {

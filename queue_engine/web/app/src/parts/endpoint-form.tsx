@@ -6,7 +6,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError, get, type Schemas, send, type Template } from "../api.ts";
 import { curlText } from "../curl.ts";
 import { forgetDraft, useDraft } from "../drafts.ts";
-import { bodyOf, type FieldErrors, fieldErrors, limitsText, plainSettings, pricePerHour, type Setting, shownBody, type Values, valuesOf } from "../new-endpoint.ts";
+import { bodyOf, type FieldErrors, fieldErrors, keepsValue, limitsText, plainSettings, pricePerHour, type Setting, shownBody, type Values, valuesOf } from "../new-endpoint.ts";
 import { API_ORIGIN, viewUrl } from "../place.ts";
 import { usePolled } from "../polled.ts";
 import { can } from "../state.ts";
@@ -234,12 +234,12 @@ function Variables({ values, set, errors, setting, isChange }: { setting: Settin
   return (
     <fieldset class="group">
       <legend>Environment</legend>
-      <p class="hint"><Meaning setting={setting} isChange={isChange} />.{values.variables.some((one) => one.stored) ? " A change sends all variables, so it needs all their values again." : ""}</p>
+      <p class="hint"><Meaning setting={setting} isChange={isChange} />.{values.variables.some((one) => one.storedAs !== undefined) ? " Stored values are never shown. A variable for which you type nothing keeps its value." : ""}</p>
       {values.variables.map((one, index) => (
         <div class="row start" key={index}>
           <Labelled path={`environmentVars[${index}].key`} label="Name" errors={errors}>{(attributes) => <input {...attributes} class="field" spellcheck={false} autocomplete="off" value={one.key} onInput={(event) => change(index, { key: event.currentTarget.value })} />}</Labelled>
           <Labelled path={`environmentVars[${index}].value`} label="Value" errors={errors}>{(attributes) => {
-            const common = { ...attributes, class: "field", autocomplete: "off" as const, value: one.value, placeholder: one.stored ? "stored, not shown" : "", onInput: (event: { currentTarget: HTMLInputElement }) => change(index, { value: event.currentTarget.value, stored: false }) };
+            const common = { ...attributes, class: "field", autocomplete: "off" as const, value: one.value, placeholder: keepsValue(one) ? "stored, not shown" : "", onInput: (event: { currentTarget: HTMLInputElement }) => change(index, { value: event.currentTarget.value }) };
             return one.secret ? <input {...common} type="password" /> : <input {...common} type="text" spellcheck={false} />;
           }}</Labelled>
           <label><input type="checkbox" checked={one.secret} onChange={(event) => change(index, { secret: event.currentTarget.checked })} /> secret</label>

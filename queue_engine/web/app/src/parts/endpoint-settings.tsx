@@ -1,8 +1,8 @@
 // The settings of an endpoint: the form that a new endpoint has, filled with what is stored, and the difference before it is saved.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { ApiError, type Endpoint, get, send, type Worker } from "../api.ts";
-import { type Change, changesOf, clashes, editingOf, type Editing, followed, patchOf, settingText, storedOf, valuesNeeded, variablesText, workersReplaced } from "../changes.ts";
+import { ApiError, type Endpoint, get, getTagged, patch, type Worker } from "../api.ts";
+import { type Change, changesOf, type Stored, clashes, editingOf, type Editing, followed, mayClash, patchOf, settingText, storedOf, valuesNeeded, variablesText, workersReplaced } from "../changes.ts";
 import { useDraft } from "../drafts.ts";
 import { bodyOf, type FieldErrors, fieldErrors, type Setting, type Values } from "../new-endpoint.ts";
 import { viewUrl } from "../place.ts";
@@ -25,7 +25,7 @@ export function EndpointSettings(props: Props) {
   return <Read from={catalogue} lines={8}>{(known) => <Form {...props} catalogue={known} />}</Read>;
 }
 
-type Told = { kind: "none" } | { kind: "saved"; replaced: number } | { kind: "clash"; names: string[] } | { kind: "refused"; error: ApiError };
+type Told = { kind: "none" } | { kind: "saved"; replaced: number } | { kind: "clash"; names: string[] } | { kind: "hidden" } | { kind: "refused"; error: ApiError };
 
 function Form({ endpoint, workers, again, catalogue }: Props & { catalogue: Catalogue }) {
   const settings = catalogue.settings as Setting[];
@@ -39,7 +39,7 @@ function Form({ endpoint, workers, again, catalogue }: Props & { catalogue: Cata
   useEffect(() => element.current?.querySelector<HTMLElement>("[aria-invalid=true]")?.focus(), [told]);
   const typed = bodyOf(form.values, settings);
   const changes = changesOf(typed, form.base, settings);
-  const needed = valuesNeeded(form.values, changes);
+  const needed = valuesNeeded(form.values);
   const replaced = changes.some((one) => one.setting.renewsWorkers) ? workersReplaced(endpoint, workers) : [];
   const errors = told.kind === "refused" ? fieldErrors(told.error.message, settings.map((one) => one.name)) : NO_ERRORS;
   const set = (change: Partial<Values>) => {
@@ -47,24 +47,32 @@ function Form({ endpoint, workers, again, catalogue }: Props & { catalogue: Cata
     setForm((before) => ({ ...before, values: { ...before.values, ...change } }));
   };
   const discard = () => { setForm(editingOf(stored)); tell({ kind: "none" }); };
+  const path = ["serverless", endpoint.id];
+  const tellClash = (latest: Stored) => {
+    setForm((before) => ({ ...followed(before, latest, settings), at: latest.at }));
+    tell({ kind: "clash", names: clashes(form, latest, settings) });
+  };
   const save = async () => {
     try {
-      const latest = storedOf(await get<Endpoint>(["serverless", endpoint.id]), settings);
-      const names = clashes(form, latest, settings);
-      if (names.length > 0) {
-        setForm((before) => followed(before, latest, settings));
-        return tell({ kind: "clash", names });
+      const { data, tag } = await getTagged<Endpoint>(path);
+      const latest = storedOf(data, settings);
+      if (clashes(form, latest, settings).length > 0) return tellClash(latest);
+      if (mayClash(form, latest, changes)) {
+        setForm((before) => ({ ...followed(before, latest, settings), at: latest.at }));
+        return tell({ kind: "hidden" });
       }
-      const made = await send<Endpoint>("PATCH", ["serverless", endpoint.id], JSON.stringify(patchOf(typed, changes)));
+      const made = await patch<Endpoint>(path, JSON.stringify(patchOf(typed, changes)), tag);
       // What was typed since the request began is kept.
       setForm((before) => ({ ...followed({ ...before, base: typed }, storedOf(made, settings), settings), theirs: [] }));
       tell({ kind: "saved", replaced: replaced.length });
       again();
     } catch (caught) {
-      tell({ kind: "refused", error: caught instanceof ApiError ? caught : new ApiError(-1, String(caught)) });
+      const error = caught instanceof ApiError ? caught : new ApiError(-1, String(caught));
+      if (error.status !== 412) return tell({ kind: "refused", error });
+      await get<Endpoint>(path).then((found) => tellClash(storedOf(found, settings)), () => tell({ kind: "refused", error }));
     }
   };
-  const because = changes.length === 0 ? "Nothing is changed" : needed.length > 0 ? `Type the value of ${needed.join(", ")} again, or remove it` : null;
+  const because = changes.length === 0 ? "Nothing is changed" : needed.length > 0 ? `Type the value of ${needed.join(", ")}, or restore the name` : null;
   return (
     <form class="side" ref={element} onSubmit={(event) => event.preventDefault()}>
       <div class="stack">
@@ -72,7 +80,7 @@ function Form({ endpoint, workers, again, catalogue }: Props & { catalogue: Cata
         <SettingFields values={form.values} set={set} errors={errors} catalogue={catalogue} isChange />
         <Difference changes={changes} />
         {changes.length === 0 ? null : <Consequence endpoint={endpoint} changes={changes} replaced={replaced} />}
-        {needed.length > 0 ? <Notice tone="warn">A change of the environment sends all variables, and stored values are never returned. Type the value of <Foreign text={needed.join(", ")} limit={300} /> again, or remove the variable.</Notice> : null}
+        {needed.length > 0 ? <Notice tone="warn">A stored value belongs to the name of its variable, and is never returned. Type the value of <Foreign text={needed.join(", ")} limit={300} />, or restore the name.</Notice> : null}
         <Outcome told={told} errors={errors} />
         <div class="row">
           <Action right="manage" kind="main" act={save} because={because}>Save</Action>
@@ -151,7 +159,13 @@ function Outcome({ told, errors }: { told: Told; errors: FieldErrors }) {
   switch (told.kind) {
     case "none": return null;
     case "saved": return <Notice tone="info"><b>Saved.</b>{told.replaced > 0 ? " Workers are replaced now, one at a time." : ""}</Notice>;
-    case "clash": return <Notice tone="bad"><b>Not saved.</b> {told.names.map(labelOf).join(", ")} {told.names.length === 1 ? "was" : "were"} changed elsewhere a moment ago. Look at the difference, and save again to write your value.</Notice>;
+    case "clash": return (
+      <Notice tone="bad">
+        <b>Not saved.</b>{" "}
+        {told.names.length === 0 ? "The endpoint was changed elsewhere a moment ago. What you have typed is kept: save again." : `${told.names.map(labelOf).join(", ")} ${told.names.length === 1 ? "was" : "were"} changed elsewhere a moment ago. Look at the difference, and save again to write your value.`}
+      </Notice>
+    );
+    case "hidden": return <Notice tone="bad"><b>Not saved.</b> The endpoint was changed elsewhere since you began, perhaps values of its environment, which are never shown. Save again to write yours.</Notice>;
     case "refused": return <Refusal error={told.error} errors={errors} />;
   }
 }
