@@ -96,6 +96,21 @@ async def test_a_cancelled_exchange_does_not_leave_its_reply_to_the_next_one(cli
     assert await exchange(client, [("ECHO", "a")]) == [b"a"]
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_cancellation_in_any_moment_of_a_command_is_not_lost(client: Redis, turns: int) -> None:
+    await client.ping()  # so that the connection is open
+    pipeline = client.pipeline(transaction=False)
+    pipeline.ping()
+    call = asyncio.create_task(pipeline.execute())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    was_done = call.done()
+    call.cancel()
+    await asyncio.wait({call})
+    assert call.cancelled() or was_done
+    assert await client.ping()
+
+
 async def test_a_connection_that_the_server_closed_is_replaced(client: Redis) -> None:
     (own_id,) = await exchange(client, [("CLIENT", "ID")])
     await exchange(client, [("CLIENT", "KILL", "ID", own_id, "SKIPME", "no")])

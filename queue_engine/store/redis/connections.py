@@ -185,15 +185,30 @@ class Watchful(AbstractConnection):
             self._demoted = True
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """Send a command; raise ConnectionError when the peer has closed the connection.
+        """Send a command that `pack_command` has packed. Raises ConnectionError and TimeoutError of redis-py.
 
-        When the peer accepts a connection and resets it at once, uvloop raises RuntimeError on the next write. redis-py
-        does not translate it, so it would not be treated as an unavailable store.
+        In place of redis-py's, which waits with asyncio.wait_for. Before Python 3.12 that loses a cancellation in the
+        moment in which the write ends, so a job or a time limit that is cancelled then goes on. When the peer accepts a
+        connection and resets it at once, uvloop raises RuntimeError on the next write.
         """
+        if not self.is_connected:
+            await self.connect()
+        elif check_health:
+            await self.check_health()  # type: ignore[no-untyped-call]
         try:
-            await super().send_packed_command(command, check_health)
-        except RuntimeError as error:
+            async with asyncio.timeout(self.socket_timeout):
+                writer = cast(asyncio.StreamWriter, self._writer)
+                writer.writelines(command)
+                await writer.drain()
+        except TimeoutError:
+            await self.disconnect(nowait=True)
+            raise RedisTimeoutError("the server does not read what is sent") from None
+        except (OSError, RuntimeError) as error:
+            await self.disconnect(nowait=True)
             raise RedisConnectionError(f"the connection is closed: {error}") from error
+        except BaseException:
+            await self.disconnect(nowait=True)  # because a part of the command may have been sent
+            raise
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:
