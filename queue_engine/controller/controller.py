@@ -20,6 +20,7 @@ from queue_engine.controller.resync import Resync
 from queue_engine.controller.sampling import Sampler
 from queue_engine.controller.waiting_tasks import WaitingTasks
 from queue_engine.domain.series import STEP_SECONDS
+from queue_engine.domain.workers import endpoint_of_worker
 from queue_engine.domain.workers_left import WorkersLeft
 from queue_engine.observability import metrics
 from queue_engine.store.keys import Partition
@@ -49,6 +50,8 @@ RESYNC_SECONDS = 4.0
 LIST_SECONDS = 30.0
 """Time for which a controller that must end its workers waits for the backend to list them, beyond a leader's lease."""
 LIST_POLL_SECONDS = 0.1
+FORGET_SECONDS = 3.0
+"""Time for which a controller that ends removes the records of its workers. The rest is for the next leader."""
 PARTITIONS_AT_ONCE = 16
 """Number of partitions in which a job works at the same time. There are several, because an unresponsive server must
 not make the sweeps of other partitions late: after a late sweep, expired leases are extended."""
@@ -90,6 +93,17 @@ class ControllerConfig:
     """True if this controller stops all workers when it ends, even if they could outlive it."""
     one_tenant_reason: str | None = None
     """The reason why only one tenant may have endpoints, for the owners of others; None if workers are kept apart."""
+    forget_seconds: float = FORGET_SECONDS
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """The workers that this controller has ended."""
+
+    endpoint_ids: frozenset[str]
+    """Endpoints of which workers ran."""
+    left: frozenset[str]
+    """Ids of the workers that have not ended."""
 
 
 class Controller:
@@ -149,11 +163,11 @@ class Controller:
             self._stopping.set()
             await self._stop_leading()
             # Leadership is renewed during this, because another leader would start the workers that are drained here.
-            left = await self._end_workers()
+            ended = await self._end_workers()
             await self._close_backend()
             await end_tasks(background[2])
             with suppress(Exception):  # if the store is unavailable, the leadership expires
-                await self._resign(left)
+                await self._resign(ended)
             await end_tasks(*background)
         return self._workers_left
 
@@ -248,10 +262,10 @@ class Controller:
             await end_tasks(self._leading)
             self._leading = None
 
-    async def _end_workers(self) -> frozenset[str] | None:
+    async def _end_workers(self) -> _Ended | None:
         """Stop all workers at the same time, if they end with this controller.
 
-        Return the ids of those that have not ended; None if workers outlive this controller or are not all known.
+        Return None if workers outlive this controller or are not all known.
         """
         observed = await self._workers_to_end()
         if observed is None:
@@ -266,6 +280,7 @@ class Controller:
             log.warning("workers are left to the next controller: %s does not list them", ", ".join(self._unlisted))
             self._workers_left = WorkersLeft.UNLISTED
             return None
+        endpoint_ids = frozenset(map(endpoint_of_worker, observed))
         observed = await self._backend.observe()
         if observed is None:
             self._workers_left = WorkersLeft.UNLISTED
@@ -273,7 +288,7 @@ class Controller:
         left = frozenset(worker_id for worker_id, seen in observed.items() if seen.alive)
         if left and self._config.ends_workers:
             self._workers_left = WorkersLeft.NOT_ENDED
-        return left
+        return _Ended(endpoint_ids, left)
 
     async def _workers_to_end(self) -> Mapping[str, Observed] | None:
         """Return the workers that end with this controller; None if they outlive it or are not known.
@@ -312,14 +327,14 @@ class Controller:
         except BackendError as error:  # a worker that does not end must not keep the controller
             log.warning("the backend cannot be closed: %s", error)
 
-    async def _resign(self, left: frozenset[str] | None) -> None:
-        """If this controller still leads, remove the records of its workers, and release the leadership.
+    async def _resign(self, ended: _Ended | None) -> None:
+        """If this controller still leads, remove the records of workers that have ended, and release the leadership.
 
-        The records of the workers in `left`, and of workers that outlive this controller, are for the next leader.
+        The records of workers that are left, and of workers that outlive this controller, are for the next leader.
         """
         if await self._hold_leadership():
-            if left is not None:
-                await self._forget_workers(left)
+            if ended is not None:
+                await self._forget_workers(ended)
             await self._store.leadership.give_up(self._config.controller_id)
             self._leads_until = 0.0
 
@@ -330,14 +345,33 @@ class Controller:
         self._leads_until = asked_at + self._config.leader_lease_seconds if held else 0.0
         return held
 
-    async def _forget_workers(self, left: frozenset[str]) -> None:
-        async for endpoint_ids in self._store.checks.pages():
-            found = await self._store.workers.of_endpoints(endpoint_ids)
-            workers = (worker for of_one in found.values() for worker in of_one)
-            ended = [worker for worker in workers if worker.managed and worker.worker_id not in left]
-            remove = self._store.workers.remove
-            reason = "the engine is stopped"
-            await asyncio.gather(*(remove(one.endpoint_id, one.worker_id, reason=reason) for one in ended))
+    async def _forget_workers(self, ended: _Ended) -> None:
+        """Remove the records of all workers but those that are left, for a limited time.
+
+        A client may have created any number of endpoints that are still to be looked at. So the endpoints of which
+        workers ran come first, and the others only where the partition has further workers.
+        """
+        try:
+            async with asyncio.timeout(self._config.forget_seconds):
+                await self._forget_workers_of(sorted(ended.endpoint_ids), ended.left)
+                await self._in_partitions(lambda partition: self._forget_others(partition, ended.left))
+        except TimeoutError:
+            log.warning("records of workers that have ended are left to the next controller")
+
+    async def _forget_others(self, partition: Partition, left: frozenset[str]) -> int:
+        """Remove the records of workers of a partition. Return the number of endpoints that were read."""
+        read = 0
+        async for endpoint_ids in self._store.checks.pages_with_workers(partition):
+            await self._forget_workers_of(endpoint_ids, left)
+            read += len(endpoint_ids)
+        return read
+
+    async def _forget_workers_of(self, endpoint_ids: Sequence[str], left: frozenset[str]) -> None:
+        found = await self._store.workers.of_endpoints(endpoint_ids)
+        workers = (worker for of_one in found.values() for worker in of_one)
+        ended = [worker for worker in workers if worker.managed and worker.worker_id not in left]
+        remove, reason = self._store.workers.remove, "the engine is stopped"
+        await asyncio.gather(*(remove(one.endpoint_id, one.worker_id, reason=reason) for one in ended))
 
     # Jobs that any controller may run
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
+from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.calls import Scripts
 from queue_engine.store.keys import Partition, Partitions
 
@@ -23,7 +24,7 @@ HOLD_MS = 5_000
 TAKEN_PER_PARTITION = 64
 """Maximum number of endpoints that are taken of a partition at once."""
 HASTENED_AT_ONCE = 1000
-SCANNED_AT_ONCE = 100
+SCANNED_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -95,15 +96,18 @@ class CheckStore:
             continue
         done.add(partition)
 
-    async def pages(self) -> AsyncIterator[list[str]]:
-        """Yield the ids of all endpoints that have workers, or a look planned, in pages. An id may come twice."""
-        for partition in self._partitions.all():
-            cursor = 0
-            while True:
-                cursor, entries = await self._redis.zscan(partition.due_checks, cursor, count=SCANNED_AT_ONCE)
-                yield [endpoint_id.decode() for endpoint_id, _ in entries]
-                if cursor == 0:
-                    break
+    async def pages_with_workers(self, partition: Partition) -> AsyncIterator[list[str]]:
+        """Yield the ids of a partition's endpoints that have workers, or a look planned, in pages.
+
+        An id may come twice. Nothing further is read once the partition has no workers, because any number of endpoints
+        without workers may have a look planned.
+        """
+        fields, cursor = [f"workers:{status}" for status in WorkerStatus], 0
+        while any(int(count or 0) > 0 for count in await self._redis.hmget(partition.counts, fields)):  # type: ignore[misc]
+            cursor, entries = await self._redis.zscan(partition.due_checks, cursor, count=SCANNED_AT_ONCE)
+            yield [endpoint_id.decode() for endpoint_id, _ in entries]
+            if cursor == 0:
+                break
 
 
 async def _all(calls: Iterable[Awaitable[object]]) -> None:

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from queue_engine.aio import end_tasks
 from queue_engine.backends.base import BackendError, WorkerSpec
-from queue_engine.controller.controller import Controller, ControllerConfig
+from queue_engine.controller.controller import FORGET_SECONDS, Controller, ControllerConfig
 from queue_engine.controller.jobs import Periodic, run_jobs
 from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
 from queue_engine.domain.tasks import TaskState
@@ -143,6 +143,30 @@ async def test_a_controller_that_has_lost_the_leadership_tries_until_its_workers
             await end_tasks(keeping)
 
 
+@pytest.mark.parametrize("forget_seconds", [60.0, 0.0], ids=["in time", "too late"])
+async def test_a_controller_that_ends_removes_records_for_a_limited_time_and_resigns(
+    store: Store, forget_seconds: float
+) -> None:
+    backend = FailingBackend(listed=False)  # so that the reconciler leaves the records alone
+    leading = asyncio.Event()
+    controller = _controller(store, backend, leading, leader_lease_seconds=60.0, forget_seconds=forget_seconds)
+    running = asyncio.create_task(controller.run())
+    try:
+        async with asyncio.timeout(20):
+            await leading.wait()
+        ids = [(await store.endpoints.create(TENANT, config())).endpoint_id for _ in range(40)]
+        of_ended, *others = ids
+        for endpoint_id in ids:
+            await store.workers.put(endpoint_id, f"{endpoint_id}-a", managed=True)
+        backend.running[f"{of_ended}-a"] = WorkerSpec(of_ended, f"{of_ended}-a", "image")
+        backend.listed = True
+    finally:
+        controller.stop()
+        await running
+    assert await store.leadership.hold("new", lease_ms=60_000)
+    assert set(await store.workers.of_endpoints(ids)) == (set() if forget_seconds else {of_ended, *others})
+
+
 async def test_a_sweep_does_what_it_can_while_one_node_of_a_cluster_is_frozen(tmp_path: Path) -> None:
     options = ("--cluster-require-full-coverage", "no")
     with ClusterSetup(
@@ -210,15 +234,23 @@ def test_files_of_tls_that_cannot_be_read_are_named(programs: Programs, tmp_path
     assert "No such file" in api.output()
 
 
-def _controller(store: Store, backend: FailingBackend, leading: asyncio.Event | None = None) -> Controller:
+def _controller(
+    store: Store,
+    backend: FailingBackend,
+    leading: asyncio.Event | None = None,
+    *,
+    leader_lease_seconds: float = 0.3,
+    forget_seconds: float = FORGET_SECONDS,
+) -> Controller:
     """One that sets `leading` when it begins to lead."""
     config = ControllerConfig(
         controller_id="old",
         jobs_redis_url=store.url,
         lease_seconds=1.0,
         max_lost=3,
-        leader_lease_seconds=0.3,
+        leader_lease_seconds=leader_lease_seconds,
         grace_seconds=0.0,
+        forget_seconds=forget_seconds,
     )
     rules = ReconcilerConfig(agent_environment=lambda _: {}, grace_seconds=0.0, silence_seconds=60.0)
 

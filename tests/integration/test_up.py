@@ -21,12 +21,14 @@ from yottaml.elastic import ElasticApi
 from yottaml.skywalker import SkywalkerTaskApi
 
 from queue_engine.crypto.sealing import new_secret_key
+from queue_engine.domain.agent_protocol import END_MARGIN_SECONDS
 from queue_engine.local.embedded import read_store_url
-from queue_engine.local.up import EXIT_LEFT
+from queue_engine.local.up import CONTROLLER_MARGIN_SECONDS, EXIT_LEFT, WORKER_GRACE_SECONDS
 from queue_engine.net.ports import machine_addresses
 from queue_engine.processes.memory import available_memory
 from queue_engine.rules.hosts import is_loopback
 from queue_engine.store.api_keys import hash_of
+from queue_engine.store.keys import Partitions
 from tests.environment import inherited
 from tests.forked import run_command
 from tests.integration.certificates import self_signed
@@ -39,6 +41,8 @@ ECHO = f"{sys.executable} {ROOT / 'deploy/examples/echo_server.py'}"
 SLOW = f"{sys.executable} {ROOT / 'tests/integration/slow_server.py'}"
 API_KEY = "test-api-key-4711"
 IGNORED_STORE = "redis://127.0.0.1:1/0"
+DUE = 320_000
+"""Number of endpoints that the controller has not looked at."""
 
 
 class Up:
@@ -250,6 +254,29 @@ def test_ctrl_c_stops_everything(up: Up) -> None:
     assert up.program.wait(30) == 0
     assert up.processes() == []
     assert "stopped" in up.program.output()
+
+
+def test_ctrl_c_reads_none_of_many_endpoints_that_are_due_and_ends_in_time(tmp_path: Path, valkey_url: str) -> None:
+    # The controller has not looked at them yet, as after a client has created them in a row. There are no records of
+    # them, because those would take a minute to make.
+    up = Up(tmp_path, "--redis-url", valkey_url, QUEUE_ENGINE_WORKER_GRACE_SECONDS=str(WORKER_GRACE_SECONDS))
+    try:
+        up.wait_until_up()
+        endpoint_id = create(up)
+        wait_for_workers(up, endpoint_id, 1)
+        with Redis.from_url(valkey_url) as store:
+            for partition in Partitions().all():
+                first = 1_000_000 * (1 + partition.index)
+                store.zadd(partition.due_checks, {str(first + number): 1 for number in range(DUE // 16)})
+            store.config_resetstat()
+            up.program.signal(signal.SIGINT)
+            assert up.program.wait(WORKER_GRACE_SECONDS + END_MARGIN_SECONDS + CONTROLLER_MARGIN_SECONDS) == 0
+            # A round of the controller that has begun reads a thousand of them.
+            assert store.info("commandstats").get("cmdstat_hkeys", {"calls": 0})["calls"] < DUE / 4
+            assert store.hgetall(Partitions().of(str(endpoint_id)).workers) == {}
+        assert up.processes() == []
+    finally:
+        up.end()
 
 
 def test_a_second_signal_ends_workers_that_drain_too(tmp_path: Path) -> None:

@@ -172,7 +172,9 @@ async def test_an_endpoint_that_does_not_exist_leaves_the_index(bench: Bench, st
     (taken,) = (await store.checks.take()).taken
     assert taken.endpoint_id == "999"
     await store.checks.plan(taken, None)
-    assert [one for page in [page async for page in store.checks.pages()] for one in page] == [bench.endpoint_id]
+    assert await take(bench.store) == []
+    scores = [await bench.probe.scores(partition.due_checks) for partition in store.partitions.all()]
+    assert [endpoint_id for one in scores for endpoint_id in one] == [bench.endpoint_id]
 
 
 async def test_a_removed_endpoint_leaves_the_index(bench: Bench) -> None:
@@ -202,8 +204,22 @@ async def test_all_planned_looks_are_hastened(store: Store, probe: Probe) -> Non
     later = await probe.now_ms()
     for partition in store.partitions.all():
         assert await probe.ask("ZCOUNT", partition.due_checks, "-inf", later) == 1500
-    ids = [endpoint_id async for page in store.checks.pages() for endpoint_id in page]
-    assert set(ids) == {str(number) for number in range(1500)}
+        assert set(await probe.scores(partition.due_checks)) == {str(number) for number in range(1500)}
+
+
+async def test_pages_have_the_endpoints_of_a_partition_only_while_it_has_workers(bench: Bench) -> None:
+    entries = [part for number in range(1500) for part in (1, f"1{number:06}")]
+    await bench.probe.ask("ZADD", bench.partition.due_checks, *entries)
+
+    async def read() -> set[str]:
+        pages = bench.store.checks.pages_with_workers(bench.partition)
+        return {endpoint_id async for page in pages for endpoint_id in page}
+
+    assert await read() == set()
+    await bench.store.workers.put(bench.endpoint_id, "w1", managed=True)
+    assert await read() == {bench.endpoint_id, *entries[1::2]}
+    await bench.store.workers.remove(bench.endpoint_id, "w1")
+    assert await read() == set()
 
 
 async def test_looks_are_hastened_once_although_a_partition_is_unavailable(
