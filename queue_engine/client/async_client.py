@@ -14,7 +14,7 @@ from queue_engine.client import calls
 from queue_engine.client.batches import TaskLines, batch_of, groups_of, submit_group
 from queue_engine.client.connection import Connection, lost, received, sent
 from queue_engine.client.exchange import DEFAULT_TIMEOUT_SECONDS, Flow, Patience, Request, call, path_of
-from queue_engine.client.fields import CreateFields, SubmitFields, TaskFilterFields, UpdateFields
+from queue_engine.client.fields import CloneFields, CreateFields, SubmitFields, TaskFilterFields, UpdateFields
 from queue_engine.client.mapping import DEFAULT_WINDOW, MapItem, TaskMap, check_batch_id, task_id_at
 from queue_engine.client.models import (
     Attempt,
@@ -244,6 +244,19 @@ class AsyncEndpoint:
         """Delete all ended tasks that match, or those with these ids, in the background. See `cancel_tasks`."""
         return await self._operate("delete", filters, task_ids, dry_run, operation_id)
 
+    async def redeliver_tasks(
+        self,
+        *,
+        task_ids: Sequence[str] | None = None,
+        dry_run: bool = False,
+        operation_id: str | None = None,
+        **filters: Unpack[TaskFilterFields],
+    ) -> AsyncOperation:
+        """Send the results of all ended tasks that match to their webhooks again, or of those with these ids, in the
+        background. See `cancel_tasks`.
+        """
+        return await self._operate("redeliver", filters, task_ids, dry_run, operation_id)
+
     def operation(self, operation_id: str) -> AsyncOperation:
         """Return the bulk operation with this id. It is not looked up."""
         return AsyncOperation(self, operation_id)
@@ -440,6 +453,20 @@ class AsyncTask:
     async def cancel(self) -> None:
         """Cancel the task. An ended task is not changed."""
         await self._order("cancel")
+
+    async def clone(self, *, task_id: str | None = None, **changes: Unpack[CloneFields]) -> AsyncTask:
+        """Submit a copy of the task, and return it without waiting for its end.
+
+        The copy has all fields of the task but those in `changes`. With another path or port the headers are not
+        copied, and with another webhook its key is not. The id is made here if it is not given, so a request that is
+        repeated runs nothing twice.
+        """
+        task_id = task_id or calls.new_task_id()
+        endpoint = self._endpoint
+        await endpoint.run(
+            calls.clone(await endpoint.id(), self.id, {**changes, "task_id": task_id}, endpoint.patience())
+        )
+        return AsyncTask(endpoint, task_id)
 
     async def retry(self) -> None:
         """Run an ended task again. Its result is removed."""

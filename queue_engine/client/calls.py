@@ -72,6 +72,16 @@ def submission_of(task: Mapping[str, Any]) -> bytes:
     return body_of(task)
 
 
+_NAMES_OF_COPY = {"path": "process_uri", "port": "worker_port"}
+
+
+def clone(endpoint_id: str, task_id: str, changes: Mapping[str, Any], patience: Patience) -> Flow[None]:
+    """Submit a copy of a task. Its `task_id` makes the request repeatable. Raises ValueError as `submit` does."""
+    fields = {_NAMES_OF_COPY.get(name, name): value for name, value in changes.items()}
+    path = path_of(endpoint_id, "tasks", task_id, "clone")
+    yield from call(Request("POST", path, body=submission_of(fields)), patience)
+
+
 def read(endpoint_id: str, task_id: str, patience: Patience) -> Flow[TaskInfo]:
     data = yield from call(Request("GET", path_of(endpoint_id, "tasks", task_id)), patience)
     return TaskInfo.model_validate(data)

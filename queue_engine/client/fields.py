@@ -25,6 +25,25 @@ class SubmitFields(TypedDict, total=False):
     fairness_key: str
 
 
+class CloneFields(TypedDict, total=False):
+    """Fields in which a copy of a task differs. None leaves one out of the copy."""
+
+    input: Any
+    path: str
+    port: int
+    headers: Mapping[str, str] | None
+    webhook: str | None
+    webhook_auth_key: str | None
+    metadata: Mapping[str, str] | None
+    tags: Sequence[str] | None
+    execution_timeout_seconds: int | None
+    queue_ttl_seconds: float | None
+    delay_seconds: float | None
+    run_at: datetime | str | int | None
+    priority: Priority | None
+    fairness_key: str | None
+
+
 Time = int | str | datetime
 """Epoch milliseconds, ISO 8601 (UTC without an offset), or a time with a time zone."""
 

@@ -1,5 +1,6 @@
 """The Python client, synchronous and asynchronous, against a running engine with two workers."""
 
+import json
 import os
 import subprocess
 import sys
@@ -208,6 +209,43 @@ def test_the_webhook_is_verified_with_the_secret_of_the_endpoint(lasting_up: Up,
     event = verify_webhook(request.headers, request.body, secret)
     assert (event.user_task_id, event.success, event.result) == (task.id, True, "ring")
     wait_until(lambda: [delivery.status for delivery in task.deliveries()] == [200], 30, "no delivery is recorded")
+
+
+def test_a_copy_differs_in_the_fields_that_are_given(echo: Endpoint) -> None:
+    with HttpServer() as receiver:
+        first = echo.submit("first", path="/run", webhook=receiver.url, tags=["night"], metadata={"a": "b"})
+        receiver.next()
+        first.wait(timeout=30)
+        same = first.clone(task_id="the_same")
+        assert first.clone(task_id="the_same").id == same.id == "the_same"
+        assert same.result(timeout=30) == "first"
+        assert json.loads(receiver.next().body)["user_task_id"] == "the_same"
+    other = first.clone(input="other", webhook=None, tags=None, run_at=datetime.now(UTC)).wait(timeout=30)
+    assert (other.output, other.webhook, other.tags, other.metadata) == ("other", None, [], {"a": "b"})
+    with pytest.raises(InvalidRequest):
+        first.clone(port=0)
+
+
+def test_results_that_match_are_sent_again(echo: Endpoint) -> None:
+    with HttpServer() as receiver:
+        task = echo.submit("again", path="/run", webhook=receiver.url, tags=["send-again"])
+        first = receiver.next()
+        wait_until(lambda: task.info().delivery_status == "SUCCESS", 30, "it is not delivered")
+        ended = echo.redeliver_tasks(tag="send-again").wait(timeout=60)
+        assert (ended.action, ended.matched, ended.done) == ("redeliver", 1, 1)
+        assert receiver.next().headers["webhook-id"] == first.headers["webhook-id"]
+        wait_until(lambda: task.info().delivery_status == "SUCCESS", 30, "it is not delivered")
+        task.redeliver()
+        assert receiver.next().headers["webhook-id"] == first.headers["webhook-id"]
+
+
+async def test_the_asynchronous_client_copies_and_sends_again(async_echo: AsyncEndpoint) -> None:
+    task = await async_echo.submit("first", path="/run")
+    await task.wait(timeout=30)
+    copy = await task.clone(input="second")
+    assert (await copy.result(timeout=30), copy.id != task.id) == ("second", True)
+    operation = await async_echo.redeliver_tasks(task_ids=[task.id])
+    assert (await operation.wait(timeout=60)).skip_reasons == {"noWebhook": 1}
 
 
 def test_an_endpoint_is_changed_and_deleted(lasting_up: Up, echo: Endpoint) -> None:

@@ -3,7 +3,7 @@
 from typing import get_type_hints
 
 from queue_engine.client.calls import camel
-from queue_engine.client.fields import CreateFields, SubmitFields, TaskFilterFields, UpdateFields
+from queue_engine.client.fields import CloneFields, CreateFields, SubmitFields, TaskFilterFields, UpdateFields
 from queue_engine.domain.endpoints import SETTINGS
 from queue_engine.domain.task_filters import TASK_FILTERS
 from queue_engine.domain.tasks import TASK_FIELDS
@@ -14,6 +14,12 @@ ARGUMENTS = {"worker_port", "process_uri"}
 
 def test_a_submission_has_the_fields_of_the_api() -> None:
     assert set(get_type_hints(SubmitFields)) == {field.asked for field in TASK_FIELDS} - ARGUMENTS
+
+
+def test_a_copy_has_the_fields_of_the_api() -> None:
+    assert set(get_type_hints(CloneFields)) == {field.asked for field in TASK_FIELDS} - ARGUMENTS | {
+        *("input", "path", "port"),
+    }
 
 
 def test_a_list_has_the_filters_of_the_api() -> None:
