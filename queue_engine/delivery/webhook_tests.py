@@ -21,8 +21,12 @@ from queue_engine.store.webhook_tests import TakenTest, unreadable
 
 log = logging.getLogger(__name__)
 
-MAX_AT_ONCE = 4
-"""Limit of the tests in flight in a process, which are beside its slots for deliveries."""
+MAX_AT_ONCE = 50
+"""Limit of the tests in flight in a process, which are beside its slots for deliveries.
+
+A test that waits for its receiver holds a socket and some kilobytes. A tenant has one test at a time, so it takes so
+many tenants whose receivers do not respond until the test of another tenant waits.
+"""
 
 
 class Sends(Protocol):

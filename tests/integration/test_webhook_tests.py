@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from functools import partial
 from typing import Any
 
@@ -13,12 +14,14 @@ from queue_engine.domain.principals import Role
 from queue_engine.engine import webhook_tests
 from queue_engine.store.keys import WEBHOOK_TESTS
 from tests.api_server import ENDPOINT, SECRET_KEY, RunningApi, running_api
-from tests.integration.parts import HttpServer, Programs, Reply, replies
+from tests.integration.parts import HttpServer, Programs, Reply, Request, replies
 from tests.integration.test_api_audit import changes
 from tests.waiting import wait_until_async
 
 KEY = "the key of the receiver"
 ACCEPTED = WebhookResponse(200, None, "")
+HANGING = 12
+"""Tenants with a receiver that does not respond."""
 
 
 @pytest.fixture
@@ -66,6 +69,36 @@ async def test_a_signed_event_is_sent_once_and_its_result_is_told(allowing: Runn
     keys = [key async for key in allowing.store.redis.scan_iter("*webhook-test*")]
     for key in keys:
         assert 0 < await allowing.store.redis.pttl(key) <= 60_000
+
+
+@pytest.mark.usefixtures("delivery")
+async def test_receivers_that_do_not_respond_delay_no_test_of_another_tenant(
+    allowing: RunningApi, receiver: HttpServer
+) -> None:
+    """A delivery process has a slot for each of many tenants, so that a test takes as long as its own receiver."""
+    arrived, responds = threading.Semaphore(0), threading.Event()
+
+    def hang(request: Request) -> Reply:
+        arrived.release()
+        responds.wait(60)
+        return Reply(200)
+
+    async def test_of(tenant: str, url: str) -> Any:
+        key = await allowing.new_key(tenant)
+        created = await allowing.client.post("/v2/serverless", json=ENDPOINT, headers={"X-Api-Key": key})
+        return await answer_to(allowing, created.json()["data"]["id"], {"webhook": url}, key)
+
+    with HttpServer() as hanging:
+        hanging.answer = hang
+        waiting = [asyncio.create_task(test_of(f"hanging-{number}", hanging.url)) for number in range(HANGING)]
+        try:
+            for _ in range(HANGING):
+                assert await asyncio.to_thread(arrived.acquire, timeout=60)
+            found = (await test_of("another", receiver.url)).json()["data"]
+            assert (found["delivered"], found["status"]) == (True, 200)
+        finally:
+            responds.set()
+        assert [one.status_code for one in await asyncio.gather(*waiting)] == [200] * HANGING
 
 
 @pytest.mark.usefixtures("delivery")
