@@ -1,5 +1,7 @@
 """Typed text and secrets of one key in the console, which another key on the same page does not get."""
 
+import re
+
 import pytest
 from playwright.sync_api import APIResponse, Route
 
@@ -139,6 +141,27 @@ class TestSecrets:
         operator.see("Nothing is changed.")
         assert SECRET not in shown(operator)
 
+    def test_a_refusal_of_the_former_session_that_comes_late_ends_no_other(
+        self, operator: Visitor, endpoint: str
+    ) -> None:
+        held: list[Route] = []
+        operator.page.route(
+            f"**/api/serverless/{endpoint}",
+            lambda route: held.append(route) if route.request.method == "PATCH" else route.fallback(),
+        )
+        operator.open(f"/console/endpoints/{endpoint}/settings")
+        type_variable(operator)
+        operator.click("Save")
+        wait_until(lambda: operator.page.evaluate("true") and held != [])
+        end_session(operator)
+        log_in(operator, API_KEY)
+        refused = {"message": "session: log in", "code": 40101, "data": None}
+        with operator.page.expect_request_finished(lambda request: request.method == "PATCH"):
+            held[0].fulfill(status=401, json=refused)
+        operator.page.get_by_role("navigation", name="Sections").get_by_role("link", name="Workers").click()
+        operator.page.get_by_role("heading", name="Workers", exact=True, level=1).wait_for()
+        assert operator.page.get_by_label("API key").count() == 0
+
     def test_the_key_of_a_receiver(self, operator: Visitor, endpoint: str, reader: str) -> None:
         operator.open(f"/console/endpoints/{endpoint}/deliveries")
         fill(operator, "Key of the receiver", SECRET)
@@ -167,6 +190,56 @@ class TestSecrets:
         log_in(operator, reader)
         operator.page.get_by_role("button", name="Create the endpoint").wait_for()
         assert token not in shown(operator)
+
+
+class TestTabs:
+    """Tabs of a browser, which share the session."""
+
+    @pytest.fixture
+    def other(self, operator: Visitor) -> Visitor:
+        return Visitor(operator.up, operator.context, operator.context.new_page())
+
+    def test_a_log_out_in_another_tab_takes_the_texts_of_the_key_away(
+        self, operator: Visitor, other: Visitor, endpoint: str, reader: str
+    ) -> None:
+        operator.open(f"/console/endpoints/{endpoint}/settings")
+        type_variable(operator)
+        other.open("/console/tasks")
+        other.page.get_by_role("navigation", name="Sections").wait_for()
+        log_out(other)
+        operator.see("You were logged out in another tab.")
+        assert SECRET not in shown(operator)
+        log_in(other, reader)
+        operator.page.get_by_label("Key: read").wait_for()
+        operator.see("Nothing is changed.")
+        assert SECRET not in shown(operator)
+
+    def test_another_key_in_another_tab_is_that_of_this_one_at_once(
+        self, operator: Visitor, other: Visitor, endpoint: str, reader: str
+    ) -> None:
+        """As when the session has ended, which the first tab has not noticed yet."""
+        operator.open(f"/console/endpoints/{endpoint}/settings")
+        type_variable(operator)
+        operator.page.get_by_role("button", name=re.compile("live|every 3 s")).click()
+        other.open("/console/tasks")
+        end_session(other)
+        assert SECRET in shown(operator)
+        log_in(other, reader)
+        operator.page.get_by_label("Key: read").wait_for()
+        operator.see("Nothing is changed.")
+        assert SECRET not in shown(operator)
+
+    def test_the_same_key_in_another_tab_keeps_what_is_typed(
+        self, operator: Visitor, other: Visitor, endpoint: str
+    ) -> None:
+        operator.open(f"/console/endpoints/{endpoint}/settings")
+        type_variable(operator)
+        operator.page.get_by_role("button", name=re.compile("live|every 3 s")).click()
+        other.open("/console/tasks")
+        end_session(other)
+        log_in(other, API_KEY)
+        operator.see("1 setting is changed.")
+        assert SECRET in shown(operator)
 
 
 def type_variable(visitor: Visitor) -> None:

@@ -116,13 +116,15 @@ async function exchange(method: string, url: string, { body, headers: more = {},
     outage.value = null;
     return { text, tag: response.headers.get("ETag") ?? "*" };
   }
-  throw refusal(response, text, url);
+  const error = refusal(response, text);
+  // A late response to a session that was replaced says nothing about the session of now.
+  if (error.status === 401 && url !== SESSION_URL && headers["X-Console-Session"] === sessionHeaders()["X-Console-Session"]) isLoggedOut.value = true;
+  throw error;
 }
 
-function refusal(response: Response, text: string, url: string): ApiError {
+function refusal(response: Response, text: string): ApiError {
   const retryAfter = Number(response.headers.get("Retry-After")) || null;
   const error = new ApiError(response.status, messageIn(text) ?? `HTTP ${response.status}`, retryAfter);
-  if (response.status === 401 && url !== SESSION_URL) isLoggedOut.value = true;
   if (response.status === 503) outage.value = error.message;
   return error;
 }

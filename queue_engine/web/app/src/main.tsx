@@ -21,7 +21,7 @@ import { TaskScreen } from "./screens/task.tsx";
 import { TasksScreen } from "./screens/tasks.tsx";
 import { WorkerScreen } from "./screens/worker.tsx";
 import { WorkersScreen } from "./screens/workers.tsx";
-import { forgetSession, keepSession, sessionHalf, takeLinkToken } from "./session.ts";
+import { followSession, forgetSession, keepSession, sessionHalf, takeLinkToken } from "./session.ts";
 import { forgetMe, keepMe, me, setTheme, theme } from "./state.ts";
 
 type Stage = { kind: "opening" } | { kind: "login"; because: string | null } | { kind: "open" } | { kind: "failed"; error: ApiError };
@@ -51,6 +51,15 @@ function Console() {
     await enter();
   };
   useEffect(() => void begin(), []);
+  // Tabs share the session. What one shows for a key is not shown any more when another tab has ended it, or logs in with another key.
+  useEffect(() => followSession((half) => {
+    if (half !== null) {
+      setStage({ kind: "opening" });
+      return void enter();
+    }
+    forgetMe();
+    setStage({ kind: "login", because: "You were logged out in another tab." });
+  }), []);
 
   const hasEnded = isLoggedOut.value && stage.kind === "open";
   if (hasEnded) return <Login because="The session has ended. What was shown is read again after you log in." done={() => void enter()} />;

@@ -14,6 +14,15 @@ export function forgetSession(): void {
   localStorage.removeItem(NAME);
 }
 
+/** Call `told` when another tab of this browser logs in or out. Return a function that ends that. */
+export function followSession(told: (half: string | null) => void): () => void {
+  const heard = (event: StorageEvent) => {
+    if (event.key === NAME || event.key === null) told(sessionHalf());
+  };
+  addEventListener("storage", heard);
+  return () => removeEventListener("storage", heard);
+}
+
 /** Return the token of a link in the address, and remove it from there, so that it is in no history. */
 export function takeLinkToken(): string | null {
   const found = /^#login=(.+)$/.exec(location.hash);
