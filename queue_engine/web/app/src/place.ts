@@ -25,6 +25,22 @@ export function viewUrl(...parts: (string | number)[]): string {
   return [BASE, ...parts.map((part) => encodeURIComponent(part))].join("/");
 }
 
+/** Return the address of what is shown, with the zone of its times. */
+export function linkOf(zone: string): string {
+  const url = new URL(location.href);
+  url.searchParams.set("zone", zone);
+  return url.href;
+}
+
+/** Keep the zone of times in the address. UTC is what it means without one. */
+export function keepZone(zone: string): void {
+  const url = new URL(location.href);
+  if ((url.searchParams.get("zone") ?? "UTC") === zone) return;
+  if (zone === "UTC") url.searchParams.delete("zone");
+  else url.searchParams.set("zone", zone);
+  history.replaceState(history.state, "", url);
+}
+
 /** Return the headers that each request needs besides the cookie. */
 export function sessionHeaders(): Record<string, string> {
   return { "X-Console-Session": sessionHalf() ?? "" };

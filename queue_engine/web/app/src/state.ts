@@ -37,7 +37,8 @@ export function neededRole(right: string): string {
   return ROLE_FOR[right] ?? "another role";
 }
 
-export const zone = signal<Zone>(localStorage.getItem("queue-engine.zone") === "local" ? "local" : "UTC");
+/** The zone of times: that of the address, so that a link shows the same, or the one that was chosen last. */
+export const zone = signal<Zone>((new URLSearchParams(location.search).get("zone") ?? localStorage.getItem("queue-engine.zone")) === "local" ? "local" : "UTC");
 export const theme = signal<string>(localStorage.getItem("queue-engine.theme") ?? "auto");
 
 /** True while the person has stopped the views from being read again. */

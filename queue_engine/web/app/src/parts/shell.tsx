@@ -9,7 +9,7 @@ import { Find } from "./find.tsx";
 import { isLive } from "../events.ts";
 import { useChords, useKeys } from "../keys.ts";
 import { Help } from "./help.tsx";
-import { BASE, viewUrl } from "../place.ts";
+import { BASE, keepZone, viewUrl } from "../place.ts";
 import { forgetSession } from "../session.ts";
 import { can, isPaused, me, setTheme, setZone, theme, tick, zone } from "../state.ts";
 
@@ -32,7 +32,8 @@ export function Shell({ children, ended }: { children: ComponentChildren; ended:
     return () => clearInterval(timer);
   }, []);
   const [helps, setHelps] = useState(false);
-  const { route } = useLocation();
+  const { route, url } = useLocation();
+  useEffect(() => keepZone(zone.value), [url, zone.value]);
   const go = (...parts: string[]) => () => route(viewUrl(...parts));
   useKeys({
     "?": () => setHelps(true), l: () => { isPaused.value = !isPaused.value; },

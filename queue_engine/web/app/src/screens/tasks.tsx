@@ -9,7 +9,7 @@ import { SavedViews } from "../parts/saved-views.tsx";
 import { DeliveryState, TaskState } from "../parts/shapes.tsx";
 import { type Filters, queryOf, type View, viewOf } from "../filters.ts";
 import { focusedRow, moveRow, useKeys } from "../keys.ts";
-import { viewUrl } from "../place.ts";
+import { linkOf, viewUrl } from "../place.ts";
 import { usePolled } from "../polled.ts";
 import { useTaskPage } from "../task-page.ts";
 import { can, now, zone } from "../state.ts";
@@ -68,7 +68,7 @@ function Tasks({ endpoint, view }: { endpoint: Endpoint; view: View }) {
       <div class="row">
         <FilterField filters={view.filters} change={filter} />
         <SavedViews view={view} />
-        <CopyButton text={() => location.href}>Copy link</CopyButton>
+        <CopyButton text={() => linkOf(zone.value)}>Copy link</CopyButton>
       </div>
       <Matching view={view} endpoint={endpoint} start={setOrder} />
       {counts.data === null || counts.data.failed > 0 ? <ErrorGroups endpoint={endpoint} filters={view.filters} /> : null}
