@@ -60,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     costs.add_argument(
         "--only-agents", action="store_true", help="measure agents that wait on the store and at an API only"
     )
+    costs.add_argument(
+        "--idle-agents", type=int, default=idle_agents.AGENTS, help="number of agents that wait on the store"
+    )
     costs.add_argument("--server", type=Path, default=valkey_binary(), help="valkey-server or redis-server")
     check = commands.add_parser("check", help="name the figures that got slower from one result to another")
     check.set_defaults(run=_check)
@@ -111,7 +114,7 @@ def _growth(arguments: argparse.Namespace) -> int:
     if is_whole or arguments.only_endpoints:
         goals += uvloop.run(idle_endpoints.run(arguments.server))
     if is_whole or arguments.only_agents:
-        goals += uvloop.run(idle_agents.run(arguments.server))
+        goals += uvloop.run(idle_agents.run(arguments.server, agents=arguments.idle_agents))
         goals += uvloop.run(waiting_agents.run(arguments.server))
     return int(any(goal.value > goal.limit for goal in goals))
 

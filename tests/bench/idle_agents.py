@@ -36,14 +36,17 @@ LEASE_MS = 30_000
 ADDRESS = "127.0.0.1:9000"
 AT_ONCE = 50
 FILES_PER_AGENT = 8
+CLIENTS_PER_AGENT, DEFAULT_CLIENTS = 4, 10_000
+"""Connections for which the store has room. It lowers the number to its limit of open files."""
 
 
 async def run(binary: Path, *, agents: int = AGENTS, seconds: float = SECONDS) -> list[Goal]:
     """Measure and print all figures."""
     raise_file_limit(agents * FILES_PER_AGENT)
+    clients = ("--maxclients", str(max(DEFAULT_CLIENTS, agents * CLIENTS_PER_AGENT)))
     with (
         tempfile.TemporaryDirectory(prefix="queue-engine-idle-agents-") as folder,
-        StoreServer(binary, Path(folder) / "store") as server,
+        StoreServer(binary, Path(folder) / "store", options=clients) as server,
     ):
         store = Store(server.url, Sealer(None))
         try:
