@@ -99,8 +99,8 @@ class CheckStore:
     async def pages_with_workers(self, partition: Partition) -> AsyncIterator[list[str]]:
         """Yield the ids of a partition's endpoints that have workers, or a look planned, in pages.
 
-        An id may come twice. Nothing further is read once the partition has no workers, because any number of endpoints
-        without workers may have a look planned.
+        An id may come twice. The pages end once the partition has no workers, because any number of endpoints without
+        workers may have a look planned.
         """
         fields, cursor = [f"workers:{status}" for status in WorkerStatus], 0
         while any(int(count or 0) > 0 for count in await self._redis.hmget(partition.counts, fields)):  # type: ignore[misc]

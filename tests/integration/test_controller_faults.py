@@ -242,7 +242,7 @@ def _controller(
     leader_lease_seconds: float = 0.3,
     forget_seconds: float = FORGET_SECONDS,
 ) -> Controller:
-    """One that sets `leading` when it begins to lead."""
+    """Return a controller that sets `leading` when it begins to lead."""
     config = ControllerConfig(
         controller_id="old",
         jobs_redis_url=store.url,

@@ -41,6 +41,7 @@ ECHO = f"{sys.executable} {ROOT / 'deploy/examples/echo_server.py'}"
 SLOW = f"{sys.executable} {ROOT / 'tests/integration/slow_server.py'}"
 API_KEY = "test-api-key-4711"
 IGNORED_STORE = "redis://127.0.0.1:1/0"
+MAX_MEMORY = 123_456_789
 DUE = 320_000
 """Number of endpoints that the controller has not looked at."""
 
@@ -418,8 +419,12 @@ def test_the_embedded_store_may_use_half_of_the_memory(shared_up: Up) -> None:
 
 @pytest.fixture(scope="module")
 def up_with_variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """An `up` with several API processes, and with a store in its environment that it ignores."""
-    variables = {"QUEUE_ENGINE_API_PROCESSES": "2", "QUEUE_ENGINE_REDIS_URL": IGNORED_STORE}
+    """An `up` with several API processes and a limit of memory, and with a store in its environment that it ignores."""
+    variables = {
+        "QUEUE_ENGINE_API_PROCESSES": "2",
+        "QUEUE_ENGINE_REDIS_URL": IGNORED_STORE,
+        "QUEUE_ENGINE_EMBEDDED_MAX_MEMORY_BYTES": str(MAX_MEMORY),
+    }
     with running_up(tmp_path_factory.mktemp("up"), **variables) as running:
         yield running
 
@@ -440,6 +445,11 @@ def test_up_starts_with_several_api_processes_too(up_with_variables: Up) -> None
     up = up_with_variables
     assert len([one for one in up.processes() if command_of(one).endswith("-m queue_engine api")]) == 3
     assert up.get("/v2/serverless") == []
+
+
+def test_the_memory_of_the_embedded_store_is_what_the_operator_has_set(up_with_variables: Up) -> None:
+    with Redis.from_url(read_store_url(up_with_variables.data_dir / "store") or "") as store:
+        assert int(store.config_get("maxmemory")["maxmemory"]) == MAX_MEMORY
 
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:

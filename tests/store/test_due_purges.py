@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from queue_engine.controller.controller import Controller, ControllerConfig
+from queue_engine.controller.waiting_tasks import WaitingTasks
 from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.tasks import Failed, TaskStatus
 from queue_engine.store.constants import CONSUMERS_MS, PURGE_HOLD_MS, REMOVED_MS
@@ -250,8 +251,18 @@ async def commands(probe: Probe, job: Callable[[], Awaitable[int]]) -> int:
     return sum(one["calls"] for name, one in stats.items() if not name.startswith(("cmdstat_config", "cmdstat_info")))
 
 
+async def gauges(running: Controller) -> int:
+    """Read what a leading controller exports as gauges."""
+    sweeper = running._store.sweeper
+    await sweeper.waiting_and_running()
+    await sweeper.workers()
+    return len(await WaitingTasks(sweeper.waiting).read())
+
+
 @pytest.mark.parametrize(
-    "job", [Controller.sweep, Controller.purge, Controller.delete], ids=["sweep", "purge", "delete"]
+    "job",
+    [Controller.sweep, Controller.purge, Controller.delete, gauges],
+    ids=["sweep", "purge", "delete", "gauges"],
 )
 async def test_a_round_costs_the_same_with_many_idle_endpoints(store: Store, probe: Probe, job: Job) -> None:
     running = controller(store)

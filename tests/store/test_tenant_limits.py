@@ -164,6 +164,27 @@ async def test_a_limit_of_the_tenant_is_shared_by_all_processes(office: Office, 
     assert 3 <= accepted <= 4 + 3 * seconds
 
 
+async def test_a_total_is_exceeded_by_the_submissions_of_two_seconds_at_most(office: Office, store: Store) -> None:
+    """Two processes submit ten tasks a second each, and see those of the other one when they read the total again."""
+    rules = DestinationRules(AddressPolicy())
+    other = Engine(store, Lookup(), rules, (SECRET_KEY,), limits=DEFAULT_LIMITS, monotonic=lambda: office.clock[0])
+    limit, a_second, accepted, refused = 50, 20, 0, 0
+    await office.limit({Limit.WAITING_TASKS: limit})
+    while refused < a_second:
+        office.clock[0] += 0.1
+        for name, engine in (("a", office.engine), ("b", other)):
+            try:
+                asked = request(f"{name}{accepted}", b"1")
+                await engine.submissions.submit(OWNER, office.bench.endpoint_id, asked)
+            except QuotaReached:
+                refused += 1
+            else:
+                accepted += 1
+                refused = 0
+            assert accepted <= limit + 2 * a_second
+    assert accepted >= limit
+
+
 async def test_submissions_without_limits_cost_one_call_of_the_store_each(office: Office, probe: Probe) -> None:
     await office.submit("first")
     await probe.ask("CONFIG", "RESETSTAT")

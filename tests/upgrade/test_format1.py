@@ -11,6 +11,9 @@ from typing import Any
 import httpx
 import pytest
 from standardwebhooks import Webhook
+from yottaml.credential import CredentialApi
+from yottaml.elastic import ElasticApi
+from yottaml.skywalker import SkywalkerTaskApi
 
 from queue_engine.domain.attempts import Renewal
 from queue_engine.domain.tasks import Failed, Lease, Outcome, Succeeded, Task, TaskState, TaskStatus
@@ -171,6 +174,25 @@ async def test_api_keys_are_as_valid_as_they_were(api: httpx.AsyncClient, record
         for key in (API_KEY, OTHER_KEY, REVOKED_KEY)
     }
     assert statuses == {API_KEY: 200, OTHER_KEY: 200, REVOKED_KEY: 401}
+
+
+async def test_the_published_client_works_with_a_key_of_then(api: httpx.AsyncClient, recorded: Recorded) -> None:
+    address, main = str(api.base_url), int(recorded.endpoint_id("main"))
+
+    def use() -> None:
+        endpoints = ElasticApi(api_key=API_KEY, base_url=address)
+        tasks = SkywalkerTaskApi(api_key=API_KEY, base_url=address)
+        assert str(main) in {one["id"] for one in endpoints.get_deployments()["data"]}
+        assert endpoints.get_deployment_detail(main)["data"]["id"] == str(main)
+        created = tasks.create_task(endpoint_id=main, task_id="new", worker_port=8000, process_uri="/run", input=1)
+        assert created["data"]["taskId"] == "new"
+        assert tasks.get_task(endpoint_id=main, task_id="new")["data"]["status"] == "PROCESSING"
+        assert tasks.list_tasks(endpoint_id=main)["data"]["total"] == len(recorded.tasks("main")) + 1
+        assert endpoints.stop_deployment(main)["code"] == 10000
+        credentials = CredentialApi(api_key=API_KEY, base_url=address)
+        assert {one["id"] for one in credentials.get_credentials()["data"]} == {1, 2}
+
+    await asyncio.to_thread(use)
 
 
 async def test_secrets_are_opened_with_the_key_of_then(store: Store, recorded: Recorded) -> None:
