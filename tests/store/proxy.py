@@ -16,6 +16,27 @@ class LossyProxy:
         self.replies_to_lose = 0
         """Number of further replies that are dropped, each together with its connection."""
         self.lost = 0
+        self.held = b""
+        """Bytes that were held back."""
+        self._ends: dict[asyncio.Task[None], tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = {}
+        """The ends of each open connection, that to the store first."""
+        self._silent: list[asyncio.StreamWriter] = []
+        """Ends to which nothing is sent any longer."""
+
+    def hold_replies(self) -> None:
+        """Hold back the replies on the connections that are open now. New connections get theirs."""
+        self._silent = [to_client for _, to_client in self._ends.values()]
+
+    def hold_requests(self) -> None:
+        """Hold back the requests on the connections that are open now. The store gets those on new connections."""
+        self._silent = [to_store for to_store, _ in self._ends.values()]
+
+    def cut_held(self) -> None:
+        """Close the connections of which something is held back, and lose it."""
+        for ends in list(self._ends.values()):
+            if any(end in self._silent for end in ends):
+                for end in ends:
+                    end.close()
 
     def lead_to(self, store_url: str) -> None:
         """Connect new connections to this address. Existing connections are not changed."""
@@ -50,9 +71,13 @@ class LossyProxy:
         assert task is not None
         self._serving.add(task)
         reader, writer = await asyncio.open_connection(*self._target)
-        requests = asyncio.create_task(_pass(client_reader, writer))
+        self._ends[task] = writer, client_writer
+        requests = asyncio.create_task(self._pass(client_reader, writer))
         try:
             while data := await reader.read(65536):
+                if client_writer in self._silent:
+                    self.held += data
+                    continue
                 if self.replies_to_lose:
                     self.replies_to_lose -= 1
                     self.lost += 1
@@ -65,9 +90,12 @@ class LossyProxy:
             writer.close()
             client_writer.close()
             self._serving.discard(task)
+            del self._ends[task]
 
-
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-    writer.close()
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if writer in self._silent:
+                self.held += data
+                continue
+            writer.write(data)
+        writer.close()

@@ -6,7 +6,8 @@ A lost connection always raises a ConnectionError or a TimeoutError, on every ev
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import hiredis
@@ -59,6 +60,7 @@ class Watchful(AbstractConnection):
         except TimeoutError:
             await self.disconnect(nowait=True)
             raise RedisTimeoutError("the server does not respond to a new connection") from None
+        self._demoted = False
 
     async def _connect(self) -> None:
         """Connect to the first address of the host that accepts. Raises OSError and TimeoutError."""
@@ -108,10 +110,40 @@ class Watchful(AbstractConnection):
         the connection is closed, so that it is never read as the reply to a later command. Raises ConnectionError and
         TimeoutError of redis-py.
         """
-        packed = [piece for command in commands for piece in self.pack_command(*command)]
+        packed = self.packed(commands)
         await self.connect()
+        self.write(packed)
+        return await self.replies(len(commands), seconds=seconds)
+
+    def packed(self, commands: Iterable[Iterable[Any]]) -> list[Any]:
+        """Return the commands as buffers. Raises DataError."""
+        return [piece for command in commands for piece in self.pack_command(*command)]
+
+    @property
+    def is_demoted(self) -> bool:
+        """True if the server has refused a write because it is a replica now."""
+        return self._demoted
+
+    @property
+    def has_sent_all(self) -> bool:
+        """True if the system has taken everything that was written."""
+        transport = cast(asyncio.StreamWriter, self._writer).transport
+        return not transport.is_closing() and not transport.get_write_buffer_size()
+
+    def write(self, packed: Sequence[Any]) -> None:
+        """Send packed commands. A broken connection is noticed by `replies`, which returns their replies."""
+        with suppress(OSError, RuntimeError):  # of uvloop, for a connection that is closed
+            cast(asyncio.StreamWriter, self._writer).writelines(packed)
+
+    async def replies(
+        self, count: int, *, seconds: float | None = None, are_all: Callable[[], bool] = lambda: True
+    ) -> list[Any]:
+        """Return the next `count` replies, of commands that were written, as `exchange` does.
+
+        `are_all` returns False when the replies to other commands follow.
+        """
         try:
-            return await self._replies_to(packed, len(commands), seconds or self.socket_timeout)
+            return await self._next_replies(count, seconds or self.socket_timeout, are_all)
         except TimeoutError:
             await self.disconnect(nowait=True)
             raise RedisTimeoutError("the server does not reply in time") from None
@@ -122,32 +154,32 @@ class Watchful(AbstractConnection):
             await self.disconnect(nowait=True)
             raise
 
-    async def _replies_to(self, packed: list[Any], count: int, seconds: float | None) -> list[Any]:
-        """Write packed commands and read their replies, with one timer for all, which data sets again.
+    async def _next_replies(self, count: int, seconds: float | None, are_all: Callable[[], bool]) -> list[Any]:
+        """Read replies, with one timer for all, which data sets again.
 
         Takes the replies from the parser without `read_response`, which costs a coroutine for each.
         """
         replies: list[Any] = []
         reads = 0
-        writer, parser = cast(asyncio.StreamWriter, self._writer), cast(Any, self._parser)
+        parser = cast(Any, self._parser)
+        next_reply = parser._reader.gets
         async with asyncio.timeout(seconds) as limit:
-            writer.writelines(packed)
-            await writer.drain()
+            await cast(asyncio.StreamWriter, self._writer).drain()
             while True:
-                await parser.read_from_socket()
-                reads += 1
-                while (reply := parser._reader.gets()) is not NOT_ENOUGH_DATA:
+                while len(replies) < count and (reply := next_reply()) is not NOT_ENOUGH_DATA:
                     if isinstance(reply, Exception):
                         self._check(reply)
                     replies.append(reply)
-                if len(replies) >= count:
+                if len(replies) == count:
                     break
-                if seconds is not None:
+                if reads and seconds is not None:
                     limit.reschedule(asyncio.get_running_loop().time() + seconds)
+                await parser.read_from_socket()
+                reads += 1
+        if are_all() and next_reply() is not NOT_ENOUGH_DATA:
+            raise RedisConnectionError("the server has sent more replies than it got commands")
         if reads > MAX_KEPT_READS and not parser._reader.has_data():
             parser.on_connect(self)  # makes a new parser of replies
-        if len(replies) > count:
-            raise RedisConnectionError("the server has sent more replies than it got commands")
         return replies
 
     async def send(self, commands: Sequence[Iterable[Any]]) -> None:
