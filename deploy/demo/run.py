@@ -23,34 +23,31 @@ exit_on_interrupt()
 import asyncio
 import secrets
 import signal
-import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deploy.demo.tour import SETTINGS, Tour, Workers
-from queue_engine.cli.client import CommandError, Unreachable, opened
-from queue_engine.cli.output import Screen, safe
+from deploy.demo.tour import SETTINGS, STANDSTILL_SECONDS, DemoFailed, Tour, Workers
+from queue_engine.aio import end_tasks
+from queue_engine.cli.output import safe
+from queue_engine.client import AsyncClient, ClientError
 from queue_engine.net.ports import free_port
 from queue_engine.processes.bounded_log import BoundedLog
 from queue_engine.processes.interpreter import python_command
-from queue_engine.processes.process_groups import kill_processes_with, passed_on, processes_with
-from queue_engine.processes.standard_files import guarded_output, pause_while_read
+from queue_engine.processes.process_groups import ProcessGroup, kill_processes_with, passed_on, processes_with
+from queue_engine.processes.standard_files import guarded_output
 
 STOP_SECONDS = 120
 """Time after which the engine is killed: more than `up` takes to drain its workers and to remove their containers."""
-ABOUT_TO_END_SECONDS = 25.0
-"""Time for the engine to end after it was first unreachable."""
-OF_PLATFORMS = (
-    *("DOCKER_", "XDG_RUNTIME_DIR", "KUBECONFIG"),
-    *("QUEUE_ENGINE_AGENT_", "QUEUE_ENGINE_DOCKER_", "QUEUE_ENGINE_KUBERNETES_", "QUEUE_ENGINE_CLUSTERS_"),
-)
+OF_BACKENDS = (f"QUEUE_ENGINE_{name}_" for name in ("AGENT", "DOCKER", "KUBERNETES", "CLUSTERS"))
+OF_PLATFORMS = ("DOCKER_", "XDG_RUNTIME_DIR", "KUBECONFIG", *OF_BACKENDS)
 """Beginnings of the variables that a backend for containers needs. Other settings of this shell do not matter."""
+
+Signals = asyncio.Queue[signal.Signals]
 
 
 def main(
@@ -60,83 +57,73 @@ def main(
     command: Annotated[str | None, typer.Option(help="The workers' command, in place of the demo's server")] = None,
 ) -> None:
     """Run the whole engine on this machine and check what it does."""
-    signals: list[signal.Signals] = []
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda number, _: signals.append(signal.Signals(number)))
     try:
-        with tempfile.TemporaryDirectory(prefix="queue-engine-demo-") as folder:
-            status = _run(Path(folder), files, Workers(backend, image, command), signals)
+        status = asyncio.run(_run(files, Workers(backend, image, command)))
     except BrokenPipeError:  # as in `make demo | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     raise typer.Exit(status)
 
 
-def _run(folder: Path, files: int, workers: Workers, signals: Sequence[signal.Signals]) -> int:
-    """Take the tour on an engine of its own, which is ended whatever happens. `signals` are those that have come."""
-    started, port, screen = time.monotonic(), free_port(), Screen(time.time)
-    api_key, failures = secrets.token_urlsafe(24), list[str]()
-    # Every process of the engine and of its workers inherits TMPDIR: it tells them from all others.
-    environment = passed_on(os.environ) | SETTINGS | {"QUEUE_ENGINE_API_KEY": api_key, "TMPDIR": str(folder)}
-    options = ["--port", str(port), "--data-dir", str(folder / "data")]
-    if workers.are_containers:
-        environment |= {name: value for name, value in os.environ.items() if name.startswith(OF_PLATFORMS)}
-        options += ["--backend", workers.backend]
-    log = BoundedLog(folder / "up.log").open()
-    engine = subprocess.Popen(
-        python_command("queue_engine", "up", *options),
-        env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-    )  # fmt: skip
-
-    def pause(seconds: float) -> None:
-        if signals:
-            raise KeyboardInterrupt
-        if engine.poll() is not None:
-            raise CommandError
-        pause_while_read(seconds)
-
-    try:
-        with opened(f"http://127.0.0.1:{port}", api_key, None) as api:
-            tour = Tour(api, screen, pause)
-            tour.run(files, workers)
-    except CommandError as error:
-        failures = [*_ends_of_logs(folder), f"FAILED: {tour.step}: {_reason(error, engine)}"]
-    except KeyboardInterrupt:
-        failures = [f"{signals[0].name}: stopped"]
-    finally:
-        left = _end(engine, {"TMPDIR": str(folder)}, signals)
+async def _run(files: int, workers: Workers) -> int:
+    """Take the tour on an engine of its own, which is ended whatever happens, and return the exit status."""
+    started, signals, loop = time.monotonic(), Signals(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, signals.put_nowait, number)
+    with tempfile.TemporaryDirectory(prefix="queue-engine-demo-") as folder:
+        port, api_key, failures, stopped_by = free_port(), secrets.token_urlsafe(24), list[str](), None
+        # Every process of the engine and of its workers inherits TMPDIR: it tells them from all others.
+        mark = {"TMPDIR": folder}
+        environment = passed_on(os.environ) | SETTINGS | {"QUEUE_ENGINE_API_KEY": api_key} | mark
+        platform = OF_PLATFORMS if workers.are_containers else ()
+        environment |= {name: value for name, value in os.environ.items() if name.startswith(platform)}
+        options = ("--port", str(port), "--data-dir", f"{folder}/data", "--backend", workers.backend)
+        up, log = python_command("queue_engine", "up", *options), BoundedLog(Path(folder, "up.log"))
+        engine = ProcessGroup.start(up, environment=environment, log=log)
+        try:
+            async with AsyncClient(f"http://127.0.0.1:{port}", api_key, timeout=STANDSTILL_SECONDS) as client:
+                tour = Tour(client, typer.echo)
+                stopped_by = await _taken(tour.run(files, workers), engine, signals)
+        except (DemoFailed, ClientError) as error:
+            failures = [*_ends_of_logs(Path(folder)), f"FAILED: {tour.step}: {error}"]
+        finally:
+            stopped_by = await _end(engine, signals) or stopped_by
+            left = len(processes_with(mark))
+            await kill_processes_with(mark)
+    if stopped_by is not None:
+        failures = [f"{stopped_by.name}: stopped"]
     if left:
         failures.append(f"FAILED: stop the engine: it left {left} processes")
     for text in failures:
         typer.echo("\n" + "\n".join(map(safe, text.splitlines())), err=True)
     if not failures:
-        screen.line(f"done in {time.monotonic() - started:.0f} s: no process is left, and the data is removed")
-    return 128 + signals[0] if signals else int(bool(failures))
+        typer.echo(f"done in {time.monotonic() - started:.0f} s: no process is left, and the data is removed")
+    return int(bool(failures)) if stopped_by is None else 128 + stopped_by
 
 
-def _reason(error: CommandError, engine: subprocess.Popen[bytes]) -> str:
-    if isinstance(error, Unreachable):
-        with suppress(subprocess.TimeoutExpired):
-            engine.wait(ABOUT_TO_END_SECONDS)
-    status = engine.poll()
-    return str(error) if status is None else f"queue-engine up ended with status {status}"
+async def _taken(tour: Coroutine[None, None, None], engine: ProcessGroup, signals: Signals) -> signal.Signals | None:
+    """Take the tour until it ends, the engine ends or a signal comes, which is returned. Raises what it raises."""
+    touring, ended = asyncio.create_task(tour), asyncio.create_task(engine.wait())
+    stopped = asyncio.create_task(signals.get())
+    try:
+        await asyncio.wait((touring, ended, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if not stopped.done() and ended.done():
+            raise DemoFailed(f"queue-engine up ended with status {ended.result()}")
+        return stopped.result() if stopped.done() else touring.result()
+    finally:
+        await end_tasks(touring, ended, stopped)
 
 
-def _end(engine: subprocess.Popen[bytes], mark: dict[str, str], signals: Sequence[signal.Signals]) -> int:
-    """End the engine, at once after a second signal. Kill the processes that it leaves, and return their number."""
+async def _end(engine: ProcessGroup, signals: Signals) -> signal.Signals | None:
+    """End the engine, at once after a further signal, which is returned."""
+    further = asyncio.create_task(signals.get())
+    further.add_done_callback(lambda _: engine.terminate())
     engine.terminate()
-    for _ in range(STOP_SECONDS * 10):
-        with suppress(subprocess.TimeoutExpired):
-            engine.wait(0.1)
-            break
-        if len(signals) > 1:
-            engine.terminate()  # the second SIGTERM ends it at once
-    else:
+    if not await engine.ended_within(STOP_SECONDS):
         engine.kill()
-    left = len(processes_with(mark))
-    asyncio.run(kill_processes_with(mark))
-    return left
+    await end_tasks(further)
+    return None if further.cancelled() else further.result()
 
 
 def _ends_of_logs(folder: Path) -> list[str]:

@@ -7,13 +7,13 @@ its account.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
 import ssl
 import subprocess
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -26,8 +26,7 @@ import httpx
 import pytest
 
 from deploy.demo.tour import SETTINGS, Tour, Workers
-from queue_engine.cli.client import opened
-from queue_engine.cli.output import Screen
+from queue_engine.client import AsyncClient
 from tests.clusters.cases import RecordCase
 from tests.clusters.gateway import Gateway
 from tests.clusters.kubernetes_cluster import Cluster, Endpoints, Object, missing, namespace_of
@@ -373,14 +372,12 @@ def test_the_commands_of_the_guide_lead_to_the_first_task(installed: Installatio
 def test_the_demo_runs_through_the_installation(installed: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(installed.authority.bundle))
 
-    def pause(seconds: float) -> None:
-        threading.Event().wait(seconds)
+    async def take_the_tour() -> None:
+        async with AsyncClient(installed.url, installed.key) as client:
+            tour = Tour(client, print, str(httpx.URL(installed.url).host))
+            await tour.run(DEMO_FILES, Workers("kubernetes", f"{AGENT}:1", None))
 
-    with opened(installed.url, installed.key, None) as api:
-        gateway = httpx.URL(installed.url).host
-        Tour(api, Screen(time.time), pause, receiver_host=gateway).run(
-            DEMO_FILES, Workers("kubernetes", f"{AGENT}:1", None)
-        )
+    asyncio.run(take_the_tour())
 
 
 def test_an_upgrade_under_load_loses_no_task_and_restarts_no_worker(
