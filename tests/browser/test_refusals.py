@@ -1,4 +1,4 @@
-"""What the console refuses: a row of the printed table for each kind of request, made to a running engine.
+"""Requests that the console refuses: a row of the printed table for each kind of request, made to a running engine.
 
 Refusals that only a browser can show are here too. The limits of time of a session and a link are in
 `tests/integration/test_console.py`, where a clock can be moved.
