@@ -142,6 +142,7 @@ async def _until_delivered(store: Store, endpoint_id: str) -> None:
     outbox = store.partitions.of(endpoint_id).partition.outbox
 
     async def is_delivered() -> bool:
-        return await store.redis.xlen(outbox) == 0
+        length: int = await store.redis.xlen(outbox)
+        return length == 0
 
     await wait_until_async(is_delivered, message="results are not delivered")
