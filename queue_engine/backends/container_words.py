@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from queue_engine.backends.agent_variables import agent_variables
 from queue_engine.backends.base import WorkerSpec
 from queue_engine.domain import agent_protocol as protocol
 from queue_engine.net.ports import LOOPBACK
@@ -31,14 +32,7 @@ def agent_environment(spec: WorkerSpec, server: str | None) -> dict[str, str]:
     return {
         **spec.agent_environment,
         **({} if server is None else {protocol.SERVER: server}),
-        **({} if spec.exposed_port is None else {protocol.EXPOSED_PORT: str(spec.exposed_port)}),
-        **({} if spec.ready_path is None else {protocol.READY_PATH: spec.ready_path}),
-        protocol.ENDPOINT: spec.endpoint_id,
-        protocol.WORKER_ID: spec.worker_id,
-        protocol.RUN: str(spec.run),
-        protocol.SERVICE_MODE: spec.service_mode.value,
-        protocol.CONCURRENCY: str(spec.concurrency),
-        protocol.START_TIMEOUT_SECONDS: str(spec.start_timeout_seconds),
+        **agent_variables(spec),
         protocol.CONTAINER_URL: f"http://{LOOPBACK}",
         protocol.OWN_NETWORK: "true",
         protocol.METRICS_HOST: "0.0.0.0",  # noqa: S104 - in the worker's own network

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from queue_engine.backends.agent_variables import agent_variables
 from queue_engine.backends.base import WorkerSpec
 from queue_engine.domain import agent_protocol as protocol
 from queue_engine.domain.endpoints import ServiceMode
@@ -55,13 +56,8 @@ def agent_environment(spec: WorkerSpec, inherited: Mapping[str, str], around: Su
         **spec.agent_environment,
         **around.marks,
         **_cards(around),
-        **_optional(spec, around),
-        protocol.ENDPOINT: spec.endpoint_id,
-        protocol.WORKER_ID: spec.worker_id,
-        protocol.RUN: str(spec.run),
-        protocol.SERVICE_MODE: spec.service_mode.value,
-        protocol.CONCURRENCY: str(spec.concurrency),
-        protocol.START_TIMEOUT_SECONDS: str(spec.start_timeout_seconds),
+        **_optional(around),
+        **agent_variables(spec),
         protocol.CONTAINER_URL: _container_url(spec, around.port),
         protocol.CONTAINER_COMMAND: spec.command or "",
         protocol.CONTAINER_ENVIRONMENT: json.dumps(container),
@@ -85,11 +81,9 @@ def container_environment(spec: WorkerSpec, inherited: Mapping[str, str], around
     }
 
 
-def _optional(spec: WorkerSpec, around: Surroundings) -> dict[str, str]:
+def _optional(around: Surroundings) -> dict[str, str]:
     """Return the agent's variables that are absent where they would say nothing."""
     found = {
-        protocol.EXPOSED_PORT: "" if spec.exposed_port is None else str(spec.exposed_port),
-        protocol.READY_PATH: spec.ready_path or "",
         protocol.CONTAINER_USER: "" if around.user is None else str(around.user.user_id),
         protocol.LOG_NOTES: json.dumps([around.handed_out.note]) if around.handed_out.note else "",
     }

@@ -18,9 +18,8 @@ from queue_engine.cli.command import (
     command,
     secret_in_environment,
 )
-from queue_engine.cli.operations import Detached, DryRun, OlderThan, Selected, change_tasks
+from queue_engine.cli.operations import change_command
 from queue_engine.cli.output import Column
-from queue_engine.cli.task_filters import FILTER_OPTIONS
 from queue_engine.cli.task_lists import note_next
 
 commands = typer.Typer()
@@ -58,9 +57,6 @@ _RESULTS = {
 }
 
 Task = Annotated[str, typer.Argument(metavar="TASK", help="Id of a task")]
-OptionalTask = Annotated[
-    str | None, typer.Argument(metavar="TASK", help="Id of a task; without it, all tasks that match the options")
-]
 
 
 @command(group, "list")
@@ -96,27 +92,13 @@ def retry_delivery(session: Session, endpoint: Endpoint, task: Task) -> None:
     _send(session, endpoint, task, "retry")
 
 
-@command(group, "redeliver", options=FILTER_OPTIONS)
-def redeliver_result(
-    session: Session,
-    endpoint: Endpoint,
-    task: OptionalTask = None,
-    older_than: OlderThan = None,
-    dry_run: DryRun = False,
-    detached: Detached = False,
-    yes: Yes = False,
-    **fields: Any,
-) -> None:
+@change_command(group, "redeliver")
+def redeliver_result(session: Session, endpoint_id: str, task: str, _yes: bool) -> None:
     """Send the result of a task again, also if it was delivered, or the results of all tasks that match.
 
     queue-engine deliveries redeliver echo --status DELIVERED --finished-after 2h
     """
-    selected = Selected(fields, older_than, dry_run, detached)
-    if task is None:
-        change_tasks(session, endpoint, "redeliver", selected, yes=yes)
-    else:
-        selected.check_none()
-        _send(session, endpoint, task, "redeliver")
+    _send(session, endpoint_id, task, "redeliver")
 
 
 @command(group, "recover")

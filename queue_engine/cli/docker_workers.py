@@ -6,20 +6,17 @@ import asyncio
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from queue_engine import __version__
-from queue_engine.backends.base import Backend, BackendError
-from queue_engine.cli.hosting import HostedWorkers
+from queue_engine.backends.base import Backend
+from queue_engine.cli.hosting import HostedWorkers, platform_errors
 from queue_engine.cli.process_workers import gpus_of_host
 from queue_engine.config.docker import DockerSettings
 from queue_engine.config.engine import ControllerSettings
 from queue_engine.domain.errors import EngineError
 from queue_engine.domain.gpus import GpuMode, Gpus
-from queue_engine.processes.missing_packages import install_command
 from queue_engine.store.store import Store
 
 log = logging.getLogger("queue_engine")
@@ -48,7 +45,7 @@ async def docker_workers(settings: ControllerSettings, store: Store) -> HostedWo
 
 async def _gpus(settings: ControllerSettings) -> Gpus:
     """Return the GPUs of the engine's host. Raises EngineError that names a setting."""
-    with _docker_errors():
+    with platform_errors("docker"):
         from queue_engine.backends.docker.engine import engine_url, is_on_this_host
 
         is_here = is_on_this_host(engine_url(settings.docker_host, os.environ))
@@ -63,7 +60,7 @@ async def _gpus(settings: ControllerSettings) -> Gpus:
 
 
 def _backend(settings: ControllerSettings, agent_url: str, instance_id: str, gpus: Gpus) -> Backend:
-    with _docker_errors():
+    with platform_errors("docker"):
         from queue_engine.backends.docker.backend import DockerBackend, DockerOptions
         from queue_engine.backends.docker.engine import AiodockerEngine, engine_url
         from queue_engine.backends.docker.pull import PullPolicy
@@ -84,7 +81,7 @@ def _backend(settings: ControllerSettings, agent_url: str, instance_id: str, gpu
 
 async def operators_network(settings: DockerSettings, network: str) -> str:
     """Return the gateway of a network that the operator has named. Raises EngineError."""
-    with _docker_errors():
+    with platform_errors("docker"):
         from queue_engine.backends.docker.network import gateway_of
 
         return await gateway_of(settings.docker_host, network, os.environ)
@@ -96,7 +93,7 @@ async def own_network(settings: DockerSettings, data_dir: Path) -> tuple[str, st
     Its name is the same after a restart, because containers may outlive `up`. Raises EngineError.
     """
     network = f"queue-engine-{hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:12]}"
-    with _docker_errors():
+    with platform_errors("docker"):
         from queue_engine.backends.docker.network import make_network
 
         return network, await make_network(settings.docker_host, network, os.environ)
@@ -105,7 +102,7 @@ async def own_network(settings: DockerSettings, data_dir: Path) -> tuple[str, st
 async def remove_own_network(network: str) -> str | None:
     """Remove the network that `own_network` has made; return why it stays, for example because a container uses it."""
     try:
-        with _docker_errors():
+        with platform_errors("docker"):
             from queue_engine.backends.docker.engine import NO_RESPONSE
             from queue_engine.backends.docker.network import remove_network
 
@@ -117,19 +114,3 @@ async def remove_own_network(network: str) -> str | None:
     except EngineError as error:
         return str(error)
     return None
-
-
-@contextmanager
-def _docker_errors() -> Iterator[None]:
-    """Raise what the operator can fix as EngineError that names the setting."""
-    try:
-        yield
-    except ImportError as error:
-        raise EngineError(
-            f"QUEUE_ENGINE_BACKEND: docker needs packages that are not installed ({error.name}): "
-            f"{install_command('docker')}"
-        ) from error
-    except BackendError as error:
-        raise EngineError(f"QUEUE_ENGINE_BACKEND: docker: {error.for_operators}") from error
-    except (OSError, ValueError) as error:
-        raise EngineError(f"QUEUE_ENGINE_BACKEND: docker: {error}") from error

@@ -5,16 +5,15 @@ from __future__ import annotations
 import hmac
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from queue_engine.backends.base import Backend, BackendError
+from queue_engine.backends.base import Backend
 from queue_engine.cli.docker_workers import AGENT_IMAGE
-from queue_engine.cli.hosting import HostedWorkers
+from queue_engine.cli.hosting import HostedWorkers, platform_errors
 from queue_engine.cli.process import or_fail
 from queue_engine.config.catalogue import load_catalogue
 from queue_engine.config.clusters import load_clusters
@@ -22,7 +21,6 @@ from queue_engine.config.engine import ControllerSettings
 from queue_engine.config.kubernetes import KubernetesSettings
 from queue_engine.domain.clusters import Clusters
 from queue_engine.domain.errors import EngineError
-from queue_engine.processes.missing_packages import install_command
 from queue_engine.store.store import Store
 
 if TYPE_CHECKING:
@@ -56,7 +54,7 @@ def _backend(
 ) -> tuple[Backend, list[str]]:
     """Return the backend and the names of its clusters."""
     catalogue = or_fail("QUEUE_ENGINE_CATALOGUE_FILE", lambda: load_catalogue(settings.catalogue_file))
-    with _kubernetes_errors():
+    with platform_errors("kubernetes"):
         if find_spec(_CLIENT) is None:  # looked for here, because the backend imports it later
             raise ModuleNotFoundError(name=_CLIENT)
         from queue_engine.backends.kubernetes.backend import KubernetesBackend, KubernetesOptions
@@ -80,7 +78,7 @@ def _backend(
 async def agent_gateway(settings: KubernetesSettings) -> str:
     """Return the address at which the pods of a cluster on this machine reach the machine. Raises EngineError."""
     clusters = or_fail("QUEUE_ENGINE_CLUSTERS_FILE", lambda: load_clusters(settings.clusters_file))
-    with _kubernetes_errors():
+    with platform_errors("kubernetes"):
         from queue_engine.backends.kubernetes.network import gateway_of
 
         return await gateway_of(_access(_default_place(settings), _kubeconfig(clusters, os.environ)))
@@ -140,19 +138,3 @@ def _pod_settings(settings: ControllerSettings, agent_url: str, instance_id: str
         annotations=settings.annotations,
         is_evictable=settings.kubernetes_evictable,
     )
-
-
-@contextmanager
-def _kubernetes_errors() -> Iterator[None]:
-    """Raise what the operator can fix as EngineError that names the setting."""
-    try:
-        yield
-    except ImportError as error:
-        raise EngineError(
-            f"QUEUE_ENGINE_BACKEND: kubernetes needs packages that are not installed ({error.name}): "
-            f"{install_command('kubernetes')}"
-        ) from error
-    except BackendError as error:
-        raise EngineError(f"QUEUE_ENGINE_BACKEND: kubernetes: {error.for_operators}") from error
-    except (OSError, ValueError) as error:
-        raise EngineError(f"QUEUE_ENGINE_BACKEND: kubernetes: {error}") from error

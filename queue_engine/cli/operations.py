@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
 from queue_engine.cli.client import ENDPOINTS, Data, WrongUse
-from queue_engine.cli.command import EXIT_TASK_FAILED, PANEL, Endpoint, Session, command
+from queue_engine.cli.command import EXIT_TASK_FAILED, PANEL, Endpoint, Session, Yes, command
 from queue_engine.cli.output import Column
-from queue_engine.cli.task_filters import filters_in
+from queue_engine.cli.task_filters import FILTER_OPTIONS, filters_in
 
 commands = typer.Typer()
 group = typer.Typer(no_args_is_help=True, help="Show and cancel bulk operations on tasks.")
@@ -38,6 +38,9 @@ _COLUMNS = (
 )
 
 OperationId = Annotated[str, typer.Argument(metavar="OPERATION", help="Id of an operation")]
+OptionalTask = Annotated[
+    str | None, typer.Argument(metavar="TASK", help="Id of a task; without it, all tasks that match the options")
+]
 OlderThan = Annotated[
     str | None,
     typer.Option(
@@ -49,6 +52,8 @@ Detached = Annotated[bool, typer.Option("--no-wait", help="Print the id of the o
 EveryEndpoint = Annotated[
     str | None, typer.Argument(metavar="ENDPOINT", help="Id or name of an endpoint; by default all endpoints")
 ]
+ChangeOne = Callable[[Session, str, str, bool], None]
+"""Changes a task: called with the session, the endpoint's id, the task's id, and True for `--yes`."""
 
 
 @command(group, "list")
@@ -87,8 +92,39 @@ def cancel_operation(session: Session, endpoint: Endpoint, operation: OperationI
     _show(session, session.api.send("POST", ENDPOINTS, endpoint_id, OPERATIONS, operation, "cancel"))
 
 
+def change_command(of: typer.Typer, action: str) -> Callable[[ChangeOne], ChangeOne]:
+    """Register a command that changes one task, with the decorated function, or all tasks that match its options.
+
+    The help of the command is the docstring of the function.
+    """
+
+    def register(change: ChangeOne) -> ChangeOne:
+        def run(
+            session: Session,
+            endpoint: Endpoint,
+            task: OptionalTask = None,
+            older_than: OlderThan = None,
+            dry_run: DryRun = False,
+            detached: Detached = False,
+            yes: Yes = False,
+            **fields: Any,
+        ) -> None:
+            selected = _Selected(fields, older_than, dry_run, detached)
+            if task is None:
+                _change_all(session, endpoint, action, selected, yes=yes)
+            else:
+                selected.check_none()
+                change(session, session.api.endpoint_id(endpoint), task, yes)
+
+        run.__doc__ = change.__doc__
+        command(of, action, options=FILTER_OPTIONS)(run)
+        return change
+
+    return register
+
+
 @dataclass(frozen=True)
-class Selected:
+class _Selected:
     """The options of a command that changes all tasks that match."""
 
     fields: Mapping[str, Any]
@@ -106,7 +142,7 @@ class Selected:
             raise WrongUse(f"--{option} is for several tasks; it cannot be used with the id of a task")
 
 
-def change_tasks(session: Session, endpoint: str, action: str, selected: Selected, *, yes: bool) -> None:
+def _change_all(session: Session, endpoint: str, action: str, selected: _Selected, *, yes: bool) -> None:
     """Change all tasks that match, after the user has seen their number and agreed."""
     filters = _filters(session, selected)
     endpoint_id = session.api.endpoint_id(endpoint)
@@ -120,7 +156,7 @@ def change_tasks(session: Session, endpoint: str, action: str, selected: Selecte
         _show(session, _ended(session, endpoint_id, began))
 
 
-def _filters(session: Session, selected: Selected) -> dict[str, str | int]:
+def _filters(session: Session, selected: _Selected) -> dict[str, str | int]:
     filters, older_than = filters_in(session, selected.fields), selected.older_than
     if older_than is not None:
         if "createdBefore" in filters:

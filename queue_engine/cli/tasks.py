@@ -17,13 +17,12 @@ from queue_engine.cli.command import (
     PANEL,
     Endpoint,
     Session,
-    Yes,
     camel,
     command,
     options_of,
     secret_in_environment,
 )
-from queue_engine.cli.operations import Detached, DryRun, OlderThan, Selected, change_tasks
+from queue_engine.cli.operations import change_command
 from queue_engine.cli.output import Column
 from queue_engine.cli.task_filters import FILTER_OPTIONS, filters_in
 from queue_engine.cli.task_lists import export, note_next, pages_of
@@ -89,9 +88,6 @@ MAX_SHOWN_CHARACTERS = 4000
 """Maximum length of a printed input or output; `--json` prints all of it."""
 
 Task = Annotated[str, typer.Argument(metavar="TASK", help="Id of a task")]
-OptionalTask = Annotated[
-    str | None, typer.Argument(metavar="TASK", help="Id of a task; without it, all tasks that match the options")
-]
 Timeout = Annotated[
     float | None, typer.Option(min=0, help="Seconds to wait; then exit with 124, while the task continues")
 ]
@@ -433,76 +429,30 @@ def list_attempts(session: Session, endpoint: Endpoint, task: Task) -> None:
     session.show(found, lambda: session.screen.table(_ATTEMPT_COLUMNS, found.rows()))
 
 
-@command(group, "cancel", options=FILTER_OPTIONS)
-def cancel_task(
-    session: Session,
-    endpoint: Endpoint,
-    task: OptionalTask = None,
-    older_than: OlderThan = None,
-    dry_run: DryRun = False,
-    detached: Detached = False,
-    yes: Yes = False,
-    **fields: Any,
-) -> None:
+@change_command(group, "cancel")
+def cancel_task(session: Session, endpoint_id: str, task: str, _yes: bool) -> None:
     """Cancel a task, or all tasks that match. A waiting task ends at once, a running one when its worker is notified.
 
     queue-engine tasks cancel echo --state queued --older-than 1h
     """
-    selected = Selected(fields, older_than, dry_run, detached)
-    if task is None:
-        change_tasks(session, endpoint, "cancel", selected, yes=yes)
-    else:
-        selected.check_none()
-        _order(session, session.api.endpoint_id(endpoint), task, "cancel")
+    _order(session, endpoint_id, task, "cancel")
 
 
-@command(group, "retry", options=FILTER_OPTIONS)
-def retry_task(
-    session: Session,
-    endpoint: Endpoint,
-    task: OptionalTask = None,
-    older_than: OlderThan = None,
-    dry_run: DryRun = False,
-    detached: Detached = False,
-    yes: Yes = False,
-    **fields: Any,
-) -> None:
+@change_command(group, "retry")
+def retry_task(session: Session, endpoint_id: str, task: str, _yes: bool) -> None:
     """Run an ended task again, as its next attempt, or all tasks that match. Their results are removed.
 
     queue-engine tasks retry echo --state failed --error-contains "out of memory"
     """
-    selected = Selected(fields, older_than, dry_run, detached)
-    if task is None:
-        change_tasks(session, endpoint, "retry", selected, yes=yes)
-    else:
-        selected.check_none()
-        _order(session, session.api.endpoint_id(endpoint), task, "retry")
+    _order(session, endpoint_id, task, "retry")
 
 
-@command(group, "delete", options=FILTER_OPTIONS)
-def delete_task(
-    session: Session,
-    endpoint: Endpoint,
-    task: OptionalTask = None,
-    older_than: OlderThan = None,
-    dry_run: DryRun = False,
-    detached: Detached = False,
-    yes: Yes = False,
-    **fields: Any,
-) -> None:
+@change_command(group, "delete")
+def delete_task(session: Session, endpoint_id: str, task: str, yes: bool) -> None:
     """Delete an ended task, with its input and output, or all tasks that match.
 
     queue-engine tasks delete echo --state cancelled --older-than 7d
     """
-    selected = Selected(fields, older_than, dry_run, detached)
-    if task is None:
-        change_tasks(session, endpoint, "delete", selected, yes=yes)
-    else:
-        selected.check_none()
-        _delete(session, session.api.endpoint_id(endpoint), task, yes=yes)
-
-
-def _delete(session: Session, endpoint_id: str, task: str, *, yes: bool) -> None:
     if not yes:
         session.confirm(f"Delete task {task} of endpoint {endpoint_id}?")
     done = session.api.send("DELETE", ENDPOINTS, endpoint_id, "tasks", task)

@@ -17,7 +17,7 @@ from queue_engine.domain.errors import InvalidRequest, NotFound, Resource, State
 from queue_engine.domain.principals import Principal
 from queue_engine.domain.tasks import SPEC_FIELDS, LongText, Priority, Task, TaskSpec
 from queue_engine.engine.access import check_sees, check_sees_task
-from queue_engine.engine.patience import from_store
+from queue_engine.engine.patience import found_in_store, from_store
 from queue_engine.engine.submissions import TaskRequest
 from queue_engine.rules.webhook_urls import InvalidWebhook, Webhook, parse_webhook
 from queue_engine.store.tasks import TaskStore
@@ -47,10 +47,7 @@ class Clones:
         return task
 
     async def _brief(self, endpoint: Endpoint, task_id: str) -> Task:
-        task = await from_store(self._tasks.brief(endpoint.endpoint_id, task_id))
-        if task is None:
-            raise NotFound(Resource.TASK)
-        return task
+        return await found_in_store(self._tasks.brief(endpoint.endpoint_id, task_id), Resource.TASK)
 
     async def input_of(self, original: Task) -> bytes | memoryview:
         """Return the input of a task. Raises NotFound for a task that was removed, and StoreUnavailable."""

@@ -13,7 +13,7 @@ from queue_engine.domain.principals import Principal
 from queue_engine.domain.tasks import GivenUpPage, GivenUpPart, GivenUpPlace, Task
 from queue_engine.engine.access import check_sees, check_sees_task
 from queue_engine.engine.audit import Audit
-from queue_engine.engine.patience import from_store
+from queue_engine.engine.patience import found_in_store, from_store
 from queue_engine.store.deliveries import DeliveryStore, Resend
 from queue_engine.store.given_up import GivenUpIndex
 from queue_engine.store.recoveries import RecoveryStore, Start
@@ -118,10 +118,7 @@ class Deliveries:
     async def recovery(self, principal: Principal, endpoint: Endpoint) -> Recovery:
         """Return the endpoint's latest recovery."""
         check_sees(principal, endpoint)
-        found = await from_store(self._recoveries.get(endpoint.endpoint_id))
-        if found is None:
-            raise NotFound(Resource.RECOVERY)
-        return found
+        return await found_in_store(self._recoveries.get(endpoint.endpoint_id), Resource.RECOVERY)
 
     async def cancel_recovery(self, principal: Principal, endpoint: Endpoint) -> Recovery:
         """Cancel the endpoint's recovery. A recovery that has ended is not changed."""
@@ -132,10 +129,7 @@ class Deliveries:
         return await self.recovery(principal, endpoint)
 
     async def _task(self, endpoint: Endpoint, task_id: str) -> Task:
-        task = await from_store(self._tasks.brief(endpoint.endpoint_id, task_id))
-        if task is None:
-            raise NotFound(Resource.TASK)
-        return task
+        return await found_in_store(self._tasks.brief(endpoint.endpoint_id, task_id), Resource.TASK)
 
 
 def _result_of(resend: Resend) -> str:

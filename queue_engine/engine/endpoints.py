@@ -19,7 +19,7 @@ from queue_engine.engine.access import check_has_access, check_may, check_sees
 from queue_engine.engine.audit import Audit
 from queue_engine.engine.destinations import DestinationGuard
 from queue_engine.engine.lanes_gate import LanesGate
-from queue_engine.engine.patience import from_store
+from queue_engine.engine.patience import found_in_store, from_store
 from queue_engine.engine.secret_fields import secret_errors
 from queue_engine.engine.tenant_limits import Reached, TenantLimits
 from queue_engine.rules.webhook_urls import Webhook, parse_webhook
@@ -120,10 +120,7 @@ class Endpoints:
     async def get(self, principal: Principal, endpoint_id: str) -> Endpoint:
         """Return the endpoint, if the principal may see it. `endpoint_id` has the form of an id."""
         check_has_access(principal, endpoint_id)
-        endpoint = await from_store(self._endpoints.get(endpoint_id, principal.tenant))
-        if endpoint is None:
-            raise NotFound(Resource.ENDPOINT)
-        return endpoint
+        return await found_in_store(self._endpoints.get(endpoint_id, principal.tenant), Resource.ENDPOINT)
 
     async def all(
         self,
@@ -339,9 +336,7 @@ class Endpoints:
     async def webhook_secret(self, principal: Principal, endpoint: Endpoint) -> str:
         """Return the secret that signs the endpoint's webhooks. Raises StateConflict once it has been rotated."""
         check_sees(principal, endpoint)
-        secret = await from_store(self._endpoints.signing_secret(endpoint.endpoint_id))
-        if secret is None:
-            raise NotFound(Resource.ENDPOINT)
+        secret = await found_in_store(self._endpoints.signing_secret(endpoint.endpoint_id), Resource.ENDPOINT)
         # Asked after reading, because a rotation in between may have replaced the secret.
         if await from_store(self._endpoints.is_secret_rotated(endpoint.endpoint_id)):
             raise StateConflict(

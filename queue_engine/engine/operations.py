@@ -25,7 +25,7 @@ from queue_engine.domain.task_operations import (
 )
 from queue_engine.engine.access import check_may, check_sees
 from queue_engine.engine.audit import Audit
-from queue_engine.engine.patience import from_store
+from queue_engine.engine.patience import found_in_store, from_store
 from queue_engine.engine.queue_limits import closed
 from queue_engine.engine.tenant_limits import TenantLimits
 from queue_engine.store.constants import MAX_RUNNING_OPERATIONS
@@ -101,10 +101,7 @@ class TaskOperations:
     async def get(self, principal: Principal, endpoint: Endpoint, operation_id: str) -> TaskOperation:
         """Return an operation of the endpoint. `operation_id` has the form of an id."""
         check_sees(principal, endpoint)
-        found = await from_store(self._operations.get(endpoint.endpoint_id, operation_id))
-        if found is None:
-            raise NotFound(Resource.OPERATION)
-        return found
+        return await found_in_store(self._operations.get(endpoint.endpoint_id, operation_id), Resource.OPERATION)
 
     async def page(self, principal: Principal, endpoint: Endpoint, *, page: int, size: int) -> OperationPage:
         """Return page number `page` of the endpoint's operations, newest first. The first page is 1."""

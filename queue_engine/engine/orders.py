@@ -14,7 +14,7 @@ from queue_engine.domain.principals import Principal
 from queue_engine.domain.tasks import Task, TaskState
 from queue_engine.engine.access import check_sees, check_sees_task
 from queue_engine.engine.audit import Audit
-from queue_engine.engine.patience import from_store
+from queue_engine.engine.patience import found_in_store, from_store
 from queue_engine.engine.queue_limits import closed, full
 from queue_engine.observability import metrics
 from queue_engine.store.endpoints import EndpointStore
@@ -102,10 +102,7 @@ class Orders:
         await self._audit.note(principal, action, task_target(endpoint.endpoint_id, task_id))
 
     async def _task(self, endpoint: Endpoint, task_id: str) -> Task:
-        task = await from_store(self._tasks.brief(endpoint.endpoint_id, task_id))
-        if task is None:
-            raise NotFound(Resource.TASK)
-        return task
+        return await found_in_store(self._tasks.brief(endpoint.endpoint_id, task_id), Resource.TASK)
 
 
 def _check_rerun(result: Rerun) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from queue_engine.aio import CommonTimeout
-from queue_engine.domain.errors import StoreUnavailable
+from queue_engine.domain.errors import NotFound, Resource, StoreUnavailable
 from queue_engine.store.redis.client import unavailability
 
 T = TypeVar("T")
@@ -31,6 +31,14 @@ async def from_store(call: Awaitable[T]) -> T:
         if unavailable is error:
             raise
         raise unavailable from error
+
+
+async def found_in_store(call: Awaitable[T | None], resource: Resource) -> T:
+    """Return the result of a call to the store as `from_store` does. Raises NotFound if it is None."""
+    found = await from_store(call)
+    if found is None:
+        raise NotFound(resource)
+    return found
 
 
 def as_unavailable(error: Exception) -> Exception:

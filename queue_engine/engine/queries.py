@@ -6,13 +6,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from queue_engine.domain.endpoints import Endpoint
-from queue_engine.domain.errors import NotFound, Resource
+from queue_engine.domain.errors import Resource
 from queue_engine.domain.logs import EndpointLogPage, EndpointPlace, LogPage, LogQuery
 from queue_engine.domain.principals import Principal
 from queue_engine.domain.tasks import Attempt, LongText, LongTexts, Task, TaskPage, TaskStatus
 from queue_engine.domain.workers import Worker, WorkerStatus
 from queue_engine.engine.access import check_sees, check_sees_task
-from queue_engine.engine.patience import from_store
+from queue_engine.engine.patience import found_in_store, from_store
 from queue_engine.store.endpoint_logs import EndpointLogs
 from queue_engine.store.logs import LogStore
 from queue_engine.store.tasks import TaskStore
@@ -44,18 +44,16 @@ class Queries:
     async def task(self, principal: Principal, endpoint: Endpoint, task_id: str) -> Task:
         """Return the task with its input and output; reading parts of long ones raises StoreUnavailable."""
         check_sees(principal, endpoint)
-        task = await from_store(self._tasks.get(endpoint.endpoint_id, task_id, max_bytes=MAX_WHOLE_BYTES))
-        if task is None:
-            raise NotFound(Resource.TASK)
+        task = await found_in_store(
+            self._tasks.get(endpoint.endpoint_id, task_id, max_bytes=MAX_WHOLE_BYTES), Resource.TASK
+        )
         check_sees_task(principal, task)
         return task if task.long is None else replace(task, long=_patient(task.long))
 
     async def brief(self, principal: Principal, endpoint: Endpoint, task_id: str) -> Task:
         """Return the task without its input and output."""
         check_sees(principal, endpoint)
-        task = await from_store(self._tasks.brief(endpoint.endpoint_id, task_id))
-        if task is None:
-            raise NotFound(Resource.TASK)
+        task = await found_in_store(self._tasks.brief(endpoint.endpoint_id, task_id), Resource.TASK)
         check_sees_task(principal, task)
         return task
 
@@ -64,10 +62,7 @@ class Queries:
         check_sees(principal, endpoint)
         if principal.sees_only_own_tasks:
             await self.brief(principal, endpoint, task_id)
-        attempts = await from_store(self._tasks.attempts(endpoint.endpoint_id, task_id))
-        if attempts is None:
-            raise NotFound(Resource.TASK)
-        return attempts
+        return await found_in_store(self._tasks.attempts(endpoint.endpoint_id, task_id), Resource.TASK)
 
     async def workers(
         self, principal: Principal, endpoint: Endpoint, statuses: AbstractSet[WorkerStatus]
@@ -80,10 +75,7 @@ class Queries:
     async def log(self, principal: Principal, endpoint: Endpoint, worker_id: str, query: LogQuery) -> LogPage:
         """Return the next lines of a worker's log that match the query."""
         check_sees(principal, endpoint)
-        page = await from_store(self._logs.page(endpoint.endpoint_id, worker_id, query))
-        if page is None:
-            raise NotFound(Resource.WORKER)
-        return page
+        return await found_in_store(self._logs.page(endpoint.endpoint_id, worker_id, query), Resource.WORKER)
 
     async def endpoint_log(
         self, principal: Principal, endpoint: Endpoint, query: LogQuery, after: EndpointPlace | None

@@ -9,7 +9,7 @@ from queue_engine.domain.errors import NotFound, Resource, StateConflict
 from queue_engine.domain.principals import Principal
 from queue_engine.domain.tenants import Limit, LimitValues, Tenant
 from queue_engine.engine.audit import Audit
-from queue_engine.engine.patience import from_store
+from queue_engine.engine.patience import found_in_store, from_store
 from queue_engine.engine.tenant_limits import TenantLimits
 from queue_engine.store.tenants import TenantPage, TenantStore
 
@@ -32,10 +32,7 @@ class Tenants:
 
     async def get(self, name: str) -> Tenant:
         """Return the tenant. Raises NotFound."""
-        tenant = await from_store(self._tenants.get(name))
-        if tenant is None:
-            raise NotFound(Resource.TENANT)
-        return tenant
+        return await found_in_store(self._tenants.get(name), Resource.TENANT)
 
     async def create(self, principal: Principal, name: str, limits: Mapping[Limit, int | None]) -> Tenant:
         """Create a tenant with these limits. Raises StateConflict if it exists."""

@@ -124,7 +124,7 @@ MAY_IMPORT = {
     | TOOLS,
     "serve_api_group": {"serve_api_group", "api_listeners", "process", "startup", "http", "config"} | TOOLS,
     "api_listeners": {"api_listeners", "process", "http", "config"} | TOOLS,
-    "hosting": {"hosting", "backends"},
+    "hosting": {"hosting", "backends"} | TOOLS,
     "hosted_workers": {
         "hosted_workers",
         "hosting",

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from queue_engine.domain.agent_tokens import AgentPrincipal
 from queue_engine.domain.attempts import Renewal, Settled, StartedAttempt
 from queue_engine.domain.endpoints import MAX_WORKERS, DesiredState, Endpoint, ServiceMode
-from queue_engine.domain.errors import InvalidRequest, NotFound, Resource, StateConflict, StoreUnavailable
+from queue_engine.domain.errors import InvalidRequest, Resource, StateConflict, StoreUnavailable
 from queue_engine.domain.tasks import Lease, Outcome
 from queue_engine.domain.workers import AgentTimes, Pace, WorkerStatus
 from queue_engine.engine.agents.access import check_started_by_hand, check_worker, is_at, is_of_machine
 from queue_engine.engine.agents.cancel_watch import PartitionCancelWatch
 from queue_engine.engine.agents.claims import EndpointClaims, WaitingEndpoints
-from queue_engine.engine.patience import from_store
+from queue_engine.engine.patience import found_in_store, from_store
 from queue_engine.net.ports import machine_addresses
 from queue_engine.store.cancel_requests import place_of
 from queue_engine.store.queue import Entry, Started, TaskQueue
@@ -326,10 +326,9 @@ class AgentWork:
         return results
 
     async def _endpoint(self, principal: AgentPrincipal) -> Endpoint:
-        endpoint = await from_store(self._store.endpoints.get(principal.endpoint_id, principal.tenant))
-        if endpoint is None:
-            raise NotFound(Resource.ENDPOINT)
-        return endpoint
+        return await found_in_store(
+            self._store.endpoints.get(principal.endpoint_id, principal.tenant), Resource.ENDPOINT
+        )
 
     async def _mode(self, principal: AgentPrincipal) -> ServiceMode:
         """Return the endpoint's mode, which never changes."""
