@@ -8,7 +8,7 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from queue_engine.observability import outages
 
@@ -96,13 +96,13 @@ class CommonTimeout:
         self._seconds = seconds
         self._line: _Line | None = None
 
-    def limit(self) -> _Block:
+    def limit(self) -> TimeLimit:
         """Return a context manager for a block, which raises TimeoutError like `asyncio.timeout(seconds)`."""
         loop = asyncio.get_running_loop()
         line = self._line
         if line is None or line.loop is not loop:  # the blocks of another loop keep their line
             line = self._line = _Line(loop)
-        return _Block(line, self._seconds, asyncio.current_task(loop))
+        return TimeLimit(line, self._seconds, asyncio.current_task(loop))
 
 
 class _Line:
@@ -112,10 +112,10 @@ class _Line:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.blocks: dict[_Block, None] = {}
+        self.blocks: dict[TimeLimit, None] = {}
         self.timer: asyncio.TimerHandle | None = None
 
-    def add(self, block: _Block) -> None:
+    def add(self, block: TimeLimit) -> None:
         self.blocks[block] = None
         if self.timer is None:
             self.timer = self.loop.call_at(block.ends_at, self._look)
@@ -130,10 +130,10 @@ class _Line:
         self.timer = None if first is None else self.loop.call_at(first.ends_at, self._look)
 
 
-class _Block:
+class TimeLimit:
     """A block with a limit: see CommonTimeout."""
 
-    __slots__ = ("_cancelling", "_expired", "_line", "_task", "ends_at")
+    __slots__ = ("_cancelling", "_earlier", "_expired", "_line", "_task", "ends_at")
 
     def __init__(self, line: _Line, seconds: float, task: asyncio.Task[Any] | None) -> None:
         if task is None:
@@ -142,19 +142,30 @@ class _Block:
         self._task = task
         self._cancelling = task.cancelling()
         self._expired = False
+        self._earlier: asyncio.TimerHandle | None = None
         self.ends_at = line.loop.time() + seconds
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._line.add(self)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         self._line.blocks.pop(self, None)
+        if self._earlier is not None:
+            self._earlier.cancel()
         if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
 
+    def end_within(self, seconds: float) -> None:
+        """End the running block after `seconds`, if its limit is not reached before."""
+        if self._earlier is None:
+            self._earlier = self._line.loop.call_later(seconds, self.expire)
+
     def expire(self) -> None:
+        if self._expired:
+            return
         self._expired = True
         self._task.cancel()
 

@@ -26,13 +26,17 @@ class Gatherer(Generic[Item, Result]):
         self._limit = limit
         self._waiting: deque[Waiting[Item, Result]] = deque()
         self._sender: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def add(self, item: Item) -> asyncio.Future[Result]:
         """Return the future of the item's result or error. The item is sent although the future may be cancelled."""
-        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        loop = self._loop
+        if loop is None:  # kept, because asking for the loop is a call of the system
+            loop = self._loop = asyncio.get_running_loop()
+        result: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, result))
         if self._sender is None:
-            self._sender = asyncio.create_task(self._send_all())
+            self._sender = loop.create_task(self._send_all())
         return result
 
     async def _send_all(self) -> None:

