@@ -200,6 +200,13 @@ async def test_a_full_quota_is_explained_and_the_start_goes_on_when_there_is_roo
     backend = own_namespace.backend()
     await backend.start(spec_for("w1", OBEDIENT))
     await in_phase(backend, "w1", Phase.RUNNING)
+
+    def is_counted() -> bool:
+        """A quota is kept from when its controller has seen it, which a busy cluster does late."""
+        used = own_namespace.kubectl("get", "resourcequota", "workers", "--output=jsonpath={.status.used.pods}")
+        return used == "1"
+
+    await wait_until_async(is_counted, message="the quota does not count the pod")
     await backend.start(spec_for("w2", OBEDIENT))
     reason = await explained(backend, "w2", Phase.WAITING, "waits for the quota of the namespace: ")
     await backend.kill("w1")
