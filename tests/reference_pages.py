@@ -162,6 +162,8 @@ def _field_row(name: str, field: Defined[TaskField] | None, schema: dict[str, An
 def _where_shown(field: Defined[TaskField] | None) -> str:
     if field is not None and field.name == "headers":
         return "in the detail, where values that may be secrets are `***`"
+    if field is not None and field.definition.is_in_detail:
+        return "in the detail"
     return "yes" if field is None or field.definition.is_shown else "no"
 
 

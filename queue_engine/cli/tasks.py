@@ -284,15 +284,23 @@ def wait_for_task(session: Session, endpoint: Endpoint, task: Task, timeout: Tim
 
 
 @command(group, "get")
-def get_task(session: Session, endpoint: Endpoint, task: Task) -> None:
+def get_task(
+    session: Session,
+    endpoint: Endpoint,
+    task: Task,
+    no_payload: Annotated[
+        bool, typer.Option("--no-payload", help="Leave its input and output out, which may be megabytes")
+    ] = False,
+) -> None:
     """Show a task with its input and output."""
-    _show(session, session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), "tasks", task))
+    query = {"payload": "none" if no_payload else None}
+    _show(session, session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), "tasks", task, query=query))
 
 
 @command(group, "why")
 def tell_why_a_task_waits(session: Session, endpoint: Endpoint, task: Task) -> None:
     """Tell why a task waits, what goes before it, and for how long."""
-    found = session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), "tasks", task)
+    found = session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), "tasks", task, query={"payload": "none"})
     members = found.split("input", "output", "headers", "waiting")
     if "waiting" not in members.raw:
         raise Unreachable("the API is of an earlier version, which does not tell why a task waits")

@@ -41,7 +41,7 @@ class Waiting(View):
 
 
 class TaskInfo(View):
-    """A task as last read. `input`, `output` and `headers` are None in lists."""
+    """A task as last read. Members from `worker_id` on are None in lists, and `suspect` is False."""
 
     task_id: str
     endpoint_id: int
@@ -72,8 +72,23 @@ class TaskInfo(View):
     finished_at: int | None = None
     delivered_at: int | None = None
     duration_ms: int | None = None
+    worker_id: str | None = None
+    """Worker of the latest attempt."""
+    worker_port: int | None = None
+    process_uri: str | None = None
+    next_attempt_at: int | None = None
+    """Time at which a scheduled task is queued."""
+    expires_at: int | None = None
+    """Time at which a waiting task ends as expired."""
+    purge_at: int | None = None
+    """Time at which an ended task is removed with its data, unless the delivery of its result takes longer."""
+    suspect: bool = False
+    """True if attempts lost their worker or connection, so that the task may crash its worker."""
+    input_bytes: int | None = None
+    output_bytes: int | None = None
+    trace_id: str | None = None
     waiting: Waiting | None = None
-    """None for a task that runs or has ended, and in lists."""
+    """None for a task that runs or has ended."""
     input: Any = None
     output: Any = None
     headers: dict[str, str] | None = None

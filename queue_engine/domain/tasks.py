@@ -134,6 +134,8 @@ class TaskField(Definition):
     """True for a field that is sealed in the store and left out of lists."""
     is_shown: bool = True
     """True for a field that lists and the detail of tasks show unchanged."""
+    is_in_detail: bool = False
+    """True for a field that only the detail shows unchanged."""
 
 
 class Priority(StrEnum):
@@ -188,7 +190,13 @@ class TaskSpec:
 
     worker_port: Annotated[
         Port,
-        TaskField("Port of the container to which the task is POSTed", stored="port", option="--port", is_shown=False),
+        TaskField(
+            "Port of the container to which the task is POSTed",
+            stored="port",
+            option="--port",
+            is_shown=False,
+            is_in_detail=True,
+        ),
     ]
     process_uri: Annotated[
         ContainerPath,
@@ -197,6 +205,7 @@ class TaskSpec:
             stored="uri",
             option="--path",
             is_shown=False,
+            is_in_detail=True,
         ),
     ]
     headers: Annotated[
@@ -235,6 +244,11 @@ class TaskSpec:
     traceparent: str | None = None
     submitter: str | None = None
     """The submitter of a task from a key that may only read its own tasks: see `Principal.submitter`."""
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace in the `traceparent` of the submission; None without one."""
+        return None if self.traceparent is None else self.traceparent.split("-")[1]
 
 
 SPEC_FIELDS = definitions_of(TaskSpec, TaskField)
@@ -324,6 +338,30 @@ class LongTexts:
 
 
 @dataclass(frozen=True)
+class DetailFacts:
+    """Facts about a task that only its detail has. Times are epoch milliseconds of the store's clock."""
+
+    next_attempt_at_ms: int | None
+    """Time of the next attempt of a scheduled task."""
+    expires_at_ms: int | None
+    """Time at which a waiting task ends as expired."""
+    kept_from_ms: int | None
+    """Time from which the retention of an ended task counts."""
+    removed_at_ms: int | None
+    """Time at which the store itself removes the data of an ended task."""
+    input_bytes: int
+    output_bytes: int | None
+    """None for a task that has not succeeded."""
+
+    def purge_at_ms(self, retention_seconds: int) -> int | None:
+        """Return the time at which an ended task is removed, by its endpoint's retention; None before its end."""
+        if self.kept_from_ms is None:
+            return self.removed_at_ms
+        due_at_ms = self.kept_from_ms + retention_seconds * 1000
+        return due_at_ms if self.removed_at_ms is None else min(due_at_ms, self.removed_at_ms)
+
+
+@dataclass(frozen=True)
 class Task:
     """A task as recorded in the store. Times are epoch milliseconds of the store's clock."""
 
@@ -360,6 +398,8 @@ class Task:
     cancel_requested: bool = False
     runs: int = 1
     """Number of times that the task was submitted or retried by hand."""
+    connections_lost: int = 0
+    """Number of attempts since its latest submission that lost the connection to the container."""
     lost_lease: bool = False
     """True if the latest attempt lost its lease and no other attempt has started."""
     latest_attempt_noted: bool = False
@@ -370,6 +410,13 @@ class Task:
     """JSON text; None if there is none or it was not requested."""
     long: LongTexts | None = None
     """Input and output in place of the two before, if they are long."""
+    facts: DetailFacts | None = None
+    """None if they were not requested."""
+
+    @property
+    def is_suspect(self) -> bool:
+        """True if it may crash its worker, because of the attempts that lost their worker or connection."""
+        return self.lost + self.connections_lost >= SUSPECT_AFTER
 
     @property
     def status(self) -> TaskStatus:

@@ -41,12 +41,14 @@ class Queries:
         check_sees(principal, endpoint)
         return await from_store(self._tasks.page(endpoint.endpoint_id, status, page=page, size=size))
 
-    async def task(self, principal: Principal, endpoint: Endpoint, task_id: str) -> Task:
-        """Return the task with its input and output; reading parts of long ones raises StoreUnavailable."""
+    async def task(self, principal: Principal, endpoint: Endpoint, task_id: str, *, with_payload: bool = True) -> Task:
+        """Return the task with its detail, and its input and output unless `with_payload` is False.
+
+        Reading parts of long ones raises StoreUnavailable.
+        """
         check_sees(principal, endpoint)
-        task = await found_in_store(
-            self._tasks.get(endpoint.endpoint_id, task_id, max_bytes=MAX_WHOLE_BYTES), Resource.TASK
-        )
+        reading = self._tasks.get(endpoint.endpoint_id, task_id, max_bytes=MAX_WHOLE_BYTES, with_payload=with_payload)
+        task = await found_in_store(reading, Resource.TASK)
         check_sees_task(principal, task)
         return task if task.long is None else replace(task, long=_patient(task.long))
 

@@ -82,9 +82,15 @@ class Waits:
             _end(ended)
 
     async def task(
-        self, principal: Principal, endpoint: Endpoint, task_id: str, ended: asyncio.Future[None]
+        self,
+        principal: Principal,
+        endpoint: Endpoint,
+        task_id: str,
+        ended: asyncio.Future[None],
+        *,
+        with_payload: bool = True,
     ) -> WaitedTask:
-        """Return the task when it has ended, or as it is when `ended` is done.
+        """Return the task when it has ended, or as it is when `ended` is done; on demand without input and output.
 
         A store that is away does not end the wait. Raises NotFound, and StoreUnavailable if the task cannot be read at
         the end of the wait.
@@ -99,7 +105,7 @@ class Waits:
             while True:
                 await watched.next(ended)
                 try:
-                    task = await self._read(principal, endpoint, task_id)
+                    task = await self._read(principal, endpoint, task_id, with_payload=with_payload)
                 except StoreUnavailable:
                     if ended.done():
                         raise
@@ -208,9 +214,9 @@ class Waits:
 
         return dict(zip(names, await asyncio.gather(*map(brief, names)), strict=True))
 
-    async def _read(self, principal: Principal, endpoint: Endpoint, task_id: str) -> Task:
+    async def _read(self, principal: Principal, endpoint: Endpoint, task_id: str, *, with_payload: bool = True) -> Task:
         """Return the task. An end is returned only when it is as durable as configured."""
-        task = await self._queries.task(principal, endpoint, task_id)
+        task = await self._queries.task(principal, endpoint, task_id, with_payload=with_payload)
         if has_ended(task):
             await from_store(self._watch.confirm(endpoint.endpoint_id))
         return task

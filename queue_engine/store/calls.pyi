@@ -472,16 +472,8 @@ class PutWorkerGone:
 class ReadOk:
     word: Literal["OK"]
     fields: dict[str, str]
-    front: bytes
-    result: bytes
-
-class ReadLong:
-    word: Literal["LONG"]
-    fields: dict[str, str]
     spec: bytes
     error: bytes
-    input_bytes: int
-    output_bytes: int
 
 class ReadGone:
     word: Literal["GONE"]
@@ -494,6 +486,33 @@ class ReadAttemptsOk:
     records: list[bytes]
 
 class ReadAttemptsGone:
+    word: Literal["GONE"]
+
+class ReadDetailOk:
+    word: Literal["OK"]
+    fields: dict[str, str]
+    next_attempt_ms: int | None
+    expires_ms: int | None
+    kept_from_ms: int | None
+    removed_ms: int | None
+    input_bytes: int
+    output_bytes: int | None
+    front: bytes
+    result: bytes
+
+class ReadDetailLong:
+    word: Literal["LONG"]
+    fields: dict[str, str]
+    next_attempt_ms: int | None
+    expires_ms: int | None
+    kept_from_ms: int | None
+    removed_ms: int | None
+    input_bytes: int
+    output_bytes: int | None
+    spec: bytes
+    error: bytes
+
+class ReadDetailGone:
     word: Literal["GONE"]
 
 class ReadPartOk:
@@ -1590,10 +1609,21 @@ class Scripts:
         revision: int,
     ) -> PutWorkerOk | PutWorkerExists | PutWorkerGone:
         """Record a worker that is about to start."""
-    async def read(self, keys: TaskKeys, /, *, is_whole: bool, max_bytes: int | None) -> ReadOk | ReadLong | ReadGone:
-        """Read a task."""
+    async def read(self, keys: TaskKeys, /) -> ReadOk | ReadGone:
+        """Read a task without its input and output."""
     async def read_attempts(self, keys: TaskKeys, /) -> ReadAttemptsOk | ReadAttemptsGone:
         """Read a task and the history of its attempts in one step, so that each attempt is in exactly one of the two.
+        """
+    async def read_detail(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        is_whole: bool,
+        max_bytes: int | None,
+    ) -> ReadDetailOk | ReadDetailLong | ReadDetailGone:
+        """Read a task with what only its detail has: times that sorted sets and indexes have, and lengths. A list does
+        without these keys.
         """
     async def read_part(
         self,

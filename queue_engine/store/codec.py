@@ -231,6 +231,7 @@ def task_from(
         fairness_key=fairness_key_in(fields.get("lane")),
         cancel_requested="cancel" in fields,
         runs=int(fields.get("runs", 0)) + 1,
+        connections_lost=int(fields.get("resets", 0)),
         lost_lease="lost_token" in fields,
         latest_attempt_noted="noted" in fields,
         input=input_,

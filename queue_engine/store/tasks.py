@@ -17,6 +17,7 @@ from queue_engine.domain.endpoints import DesiredState, TaskCounts
 from queue_engine.domain.rates import RateScope, RateState
 from queue_engine.domain.tasks import (
     Attempt,
+    DetailFacts,
     LongText,
     LongTexts,
     NewTask,
@@ -36,7 +37,7 @@ from queue_engine.store.resealing import Resealed
 
 if TYPE_CHECKING:
     from queue_engine.store import calls
-    from queue_engine.store.calls import ReadLong, ReadOk, WhyQueued
+    from queue_engine.store.calls import ReadDetailLong, ReadDetailOk, ReadOk, WhyQueued
 
     EnqueueReply = (
         calls.EnqueueOk
@@ -232,20 +233,29 @@ class TaskStore:
         reply = await self._scripts.read_request(keys, max_bytes=max_input_bytes)
         return AcceptedRequest(reply.fingerprint, reply.input) if reply.word == "OK" else None
 
-    async def get(self, endpoint_id: str, task_id: str, *, max_bytes: int | None = None) -> Task | None:
-        """Return the task with its input and output, or None.
+    async def get(
+        self, endpoint_id: str, task_id: str, *, max_bytes: int | None = None, with_payload: bool = True
+    ) -> Task | None:
+        """Return the task with its input, output, secrets and `facts`, or None.
 
-        If these two have more than `max_bytes` together, the task has them as `long`.
+        If input and output have more than `max_bytes` together, the task has them as `long`. It has neither of them
+        without `with_payload`.
         """
         keys = self._partitions.of(endpoint_id).of_task(task_id)
-        reply = await self._scripts.read(keys, is_whole=True, max_bytes=max_bytes)
+        reply = await self._scripts.read_detail(keys, is_whole=with_payload, max_bytes=max_bytes)
+        if reply.word == "GONE":
+            return None
         if reply.word == "LONG":
             return self._long_task(keys, reply)
-        return self._task(endpoint_id, task_id, reply if reply.word == "OK" else None, detail=True)
+        length = int(reply.fields["spec"])
+        spec = self._readable_spec(reply.front[:length], endpoint_id, task_id)
+        input_ = rest_of(reply.front, length) if with_payload else None
+        task = task_from(endpoint_id, task_id, reply.fields, spec, input_, reply.result)
+        return replace(task, facts=_facts(reply))
 
     async def brief(self, endpoint_id: str, task_id: str) -> Task | None:
         """Return the task without its input, output and secrets, or None."""
-        return self._task(endpoint_id, task_id, await self._read(endpoint_id, task_id), detail=False)
+        return self._task(endpoint_id, task_id, await self._read(endpoint_id, task_id))
 
     async def original(self, endpoint_id: str, task_id: str) -> Task | None:
         """Return the task with its secrets, for a copy of it, or None. An input that is not small is in `long`.
@@ -253,7 +263,7 @@ class TaskStore:
         Raises SecretKeyMissing or SealBroken if a secret cannot be opened.
         """
         keys = self._partitions.of(endpoint_id).of_task(task_id)
-        reply = await self._scripts.read(keys, is_whole=True, max_bytes=0)
+        reply = await self._scripts.read_detail(keys, is_whole=True, max_bytes=0)
         if reply.word == "GONE":
             return None
         if reply.word == "LONG":
@@ -305,9 +315,7 @@ class TaskStore:
         keys = self._partitions.of(endpoint_id)
         ids, total = await self._page_ids(keys, status, (page - 1) * size, size)
         replies = await asyncio.gather(*(self._read(endpoint_id, task_id) for task_id in ids))
-        tasks = (
-            self._task(endpoint_id, task_id, reply, detail=False) for task_id, reply in zip(ids, replies, strict=True)
-        )
+        tasks = (self._task(endpoint_id, task_id, reply) for task_id, reply in zip(ids, replies, strict=True))
         return TaskPage(tuple(task for task in tasks if task is not None), total)
 
     async def counts(self, endpoint_id: str) -> TaskCounts:
@@ -353,7 +361,7 @@ class TaskStore:
 
     async def _reseal(self, keys: EndpointKeys, task_id: str) -> Resealed:
         while read := await self._read(keys.endpoint_id, task_id):
-            text = read.front
+            text = read.spec
             try:
                 renewed = self._specs.resealed(text, keys.endpoint_id, task_id)
             except SealBroken:
@@ -368,7 +376,7 @@ class TaskStore:
     async def _read(self, endpoint_id: str, task_id: str) -> ReadOk | None:
         """Return the task's record without its input and output; None when there is no such task."""
         keys = self._partitions.of(endpoint_id).of_task(task_id)
-        reply = await self._scripts.read(keys, is_whole=False, max_bytes=None)
+        reply = await self._scripts.read(keys)
         return reply if reply.word == "OK" else None
 
     async def _page_ids(
@@ -382,21 +390,19 @@ class TaskStore:
         page = await self._scripts.page(keys, stream=stream, index=index, offset=offset, limit=size)
         return page.task_ids, page.total
 
-    def _task(self, endpoint_id: str, task_id: str, read: ReadOk | None, *, detail: bool) -> Task | None:
+    def _task(self, endpoint_id: str, task_id: str, read: ReadOk | None) -> Task | None:
         if read is None:
             return None
-        length = int(read.fields["spec"])
-        spec = self._readable_spec(read.front[:length], endpoint_id, task_id, detail=detail)
-        input_ = rest_of(read.front, length) if detail else None
-        return task_from(endpoint_id, task_id, read.fields, spec, input_, read.result)
+        spec = self._specs.decode_public(read.spec)
+        return task_from(endpoint_id, task_id, read.fields, spec, None, read.error)
 
-    def _long_task(self, keys: TaskKeys, read: ReadLong) -> Task:
+    def _long_task(self, keys: TaskKeys, read: ReadDetailLong) -> Task:
         endpoint_id, task_id = keys.endpoint_keys.endpoint_id, keys.task_id
-        spec = self._readable_spec(read.spec, endpoint_id, task_id, detail=True)
+        spec = self._readable_spec(read.spec, endpoint_id, task_id)
         task = task_from(endpoint_id, task_id, read.fields, spec, None, read.error)
         input_ = self._long_text(keys, read.fields, read.input_bytes, is_output=False)
         output = self._long_text(keys, read.fields, read.output_bytes, is_output=True) if read.output_bytes else None
-        return replace(task, long=LongTexts(input_, output))
+        return replace(task, long=LongTexts(input_, output), facts=_facts(read))
 
     def _long_text(self, keys: TaskKeys, fields: dict[str, str], size: int, *, is_output: bool) -> LongText:
         async def read(offset: int) -> bytes:
@@ -436,14 +442,23 @@ class TaskStore:
         place: bytes | None = await self._redis.hget(task, "seq")  # type: ignore[misc]
         return place
 
-    def _readable_spec(self, text: bytes, endpoint_id: str, task_id: str, *, detail: bool) -> TaskSpec:
-        """Return the spec, with its secrets when `detail` is True and this process can open them."""
-        if detail:
-            try:
-                return self._specs.decode(text, endpoint_id, task_id)
-            except (SecretKeyMissing, SealBroken):
-                pass
-        return self._specs.decode_public(text)
+    def _readable_spec(self, text: bytes, endpoint_id: str, task_id: str) -> TaskSpec:
+        """Return the spec, with its secrets when this process can open them."""
+        try:
+            return self._specs.decode(text, endpoint_id, task_id)
+        except (SecretKeyMissing, SealBroken):
+            return self._specs.decode_public(text)
+
+
+def _facts(read: ReadDetailOk | ReadDetailLong) -> DetailFacts:
+    return DetailFacts(
+        next_attempt_at_ms=read.next_attempt_ms,
+        expires_at_ms=read.expires_ms,
+        kept_from_ms=read.kept_from_ms,
+        removed_at_ms=read.removed_ms,
+        input_bytes=read.input_bytes,
+        output_bytes=read.output_bytes,
+    )
 
 
 def _lane_facts(found: Sequence[int]) -> LaneFacts | None:

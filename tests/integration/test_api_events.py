@@ -87,9 +87,10 @@ async def test_a_stream_begins_with_the_time_and_the_states(api: RunningApi) -> 
 
 async def test_a_task_is_followed_from_its_queue_to_its_end_and_again_after_a_retry(api: RunningApi) -> None:
     endpoint_id = await api.create_endpoint()
-    await api.submit(endpoint_id, taskId="t1")
+    await api.submit(endpoint_id, taskId="t1", headers={"X-A": "1"})
     async with following(api, f"task:{endpoint_id}:t1") as stream:
         first = await stream.until("task")
+        assert first["task"]["headers"] == {"X-A": "1"}
         assert (first["task"]["state"], first["attempts"], first["deliveries"]) == ("queued", [], [])
         assert first["task"]["waiting"]["code"] == "NO_WORKERS"
         assert "input" not in first["task"]

@@ -42,7 +42,8 @@ async def test_a_task_is_accepted_and_read_back(api: RunningApi, endpoint_id: st
     assert created == task.pop("updatedAt") > 1_700_000_000_000
     nothing_yet = (
         "workerUrl", "webhook", "deliveryError", "nextDeliveryAt", "error", "startedAt", "finishedAt", "durationMs",
-        "deliveredAt", "output", "runAt", "fairnessKey",
+        "deliveredAt", "output", "runAt", "fairnessKey", "workerId", "nextAttemptAt", "expiresAt", "purgeAt",
+        "outputBytes", "traceId",
     )  # fmt: skip
     assert task == {
         "taskId": "a_1",
@@ -57,7 +58,11 @@ async def test_a_task_is_accepted_and_read_back(api: RunningApi, endpoint_id: st
         "attempts": 0,
         "executionTimeoutSeconds": 3600,
         "queueTtlSeconds": None,
+        "workerPort": 8000,
+        "processUri": "/run",
+        "suspect": False,
         "input": {"n": 1},
+        "inputBytes": len('{"n": 1}'),
         "headers": {"X-A": "1", "Authorization": "***"},
         "metadata": {},
         "tags": [],

@@ -426,6 +426,15 @@ def test_a_task_is_shown_with_its_input_and_output_as_they_are() -> None:
     ]
 
 
+def test_a_task_is_shown_without_its_payload() -> None:
+    api = FakeApi({TASK: task(purgeAt=NOW_MS, suspect=False, traceId=None)})
+    shown = api.run("tasks", "get", "7", "t1", "--no-payload").stdout
+    assert api.calls == [f"{TASK}?payload=none"]
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["purgeAt", "2025-11-24T17:00:00.000+01:00"] in lines
+    assert ["suspect", "false"] in lines
+
+
 def test_a_large_output_is_cut() -> None:
     shown = FakeApi({TASK: task(output="x" * 10_000)}).run("tasks", "get", "7", "t1").stdout
     assert "x… (6002 more characters; --json prints all)" in shown

@@ -223,7 +223,7 @@ class _Task(_Source):
 
     async def _state(self) -> Mapping[str, Any]:
         endpoint, principal, task_id = await self._endpoint(), self._principal, self._topic.part
-        task = await self._engine.queries.brief(principal, endpoint, task_id)
+        task = await self._engine.queries.task(principal, endpoint, task_id, with_payload=False)
         waiting = await self._engine.waiting.of(principal, endpoint, task)
         attempts = await self._engine.queries.attempts(principal, endpoint, task_id)
         deliveries = await self._engine.deliveries.ledger(principal, endpoint, task_id)

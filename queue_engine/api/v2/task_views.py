@@ -14,14 +14,17 @@ from pydantic.alias_generators import to_camel
 
 from queue_engine.api.http.envelope import View
 from queue_engine.api.v2.shown import plain, shown_type
+from queue_engine.domain.definitions import Defined
 from queue_engine.domain.endpoints import Endpoint, TaskCounts
 from queue_engine.domain.tasks import (
     SPEC_FIELDS,
+    SUSPECT_AFTER,
     Attempt,
     AttemptOutcome,
     DeliveryStatus,
     Priority,
     Task,
+    TaskField,
     TaskPage,
     TaskState,
     TaskStatus,
@@ -44,6 +47,12 @@ class _TaskState(View):
 
 
 _SHOWN_FIELDS = tuple(one for one in SPEC_FIELDS if one.definition.is_shown)
+_DETAIL_FIELDS = tuple(one for one in SPEC_FIELDS if one.definition.is_in_detail)
+
+
+def _members(fields: Sequence[Defined[TaskField]]) -> dict[str, Any]:
+    """Return the members of a schema that are made from definitions."""
+    return {one.shown: (shown_type(one), Field(description=one.definition.text)) for one in fields}
 
 
 if TYPE_CHECKING:
@@ -52,11 +61,7 @@ if TYPE_CHECKING:
         """The members that are made from the definitions."""
 
 else:
-    _TaskFields = create_model(
-        "_TaskFields",
-        __base__=_TaskState,
-        **{one.shown: (shown_type(one), Field(description=one.definition.text)) for one in _SHOWN_FIELDS},
-    )
+    _TaskFields = create_model("_TaskFields", __base__=_TaskState, **_members(_SHOWN_FIELDS))
 
 
 class TaskView(_TaskFields):
@@ -165,21 +170,68 @@ def waiting_view(waiting: Waiting) -> dict[str, Any]:
     }
 
 
-class TaskDetailView(TaskView):
+if TYPE_CHECKING:
+
+    class _TaskDetailFields(TaskView):
+        """The members of the detail that are made from the definitions."""
+
+else:
+    _TaskDetailFields = create_model("_TaskDetailFields", __base__=TaskView, **_members(_DETAIL_FIELDS))
+
+
+class TaskDetailView(_TaskDetailFields):
     """A task with its input and output."""
 
+    worker_id: str | None = Field(description="Worker of the latest attempt; null before the first")
+    next_attempt_at: int | None = Field(
+        description="Time at which a scheduled task is queued for its next attempt, or its first; null in other states"
+    )
+    expires_at: int | None = Field(
+        description="Time at which the waiting task ends as expired, by `queueTtlSeconds`; null without a limit, while "
+        "the limit does not apply, and before a delayed task is queued"
+    )
+    purge_at: int | None = Field(
+        description="Time at which the ended task is removed with its data, or later if the delivery of its result has "
+        "not ended by then; null before the end"
+    )
+    suspect: bool = Field(
+        description=f"True if {SUSPECT_AFTER} attempts or more lost their worker or connection, so that the task may "
+        "crash its worker and runs alone"
+    )
+    input_bytes: int = Field(description="Length of the input as JSON text")
+    output_bytes: int | None = Field(description="Length of the output as JSON text; null without one")
+    trace_id: str | None = Field(description="Trace in the `traceparent` header of the submission; null without one")
     waiting: WaitingView | None = Field(description="The reason for which the task waits; null if it runs or has ended")
 
-    input: Any = Field(description="The input as submitted")
-    output: Any = Field(description="The container's response; null before the task succeeds, and if it failed")
+    input: Any = Field(None, description="The input as submitted. Left out with `payload=none`")
+    output: Any = Field(
+        None,
+        description="The container's response; null before the task succeeds, and if it failed. Left out with "
+        "`payload=none`",
+    )
     headers: dict[str, str] = Field(description="Headers for the container; values that may be secrets are `***`")
 
 
 def task_detail_view(
     task: Task, endpoint: Endpoint, waiting: Waiting | None = None, *, hidden: bool = False
 ) -> dict[str, Any]:
-    """Return a TaskDetailView without input and output, which are JSON text already; if `hidden` without headers."""
+    """Return a TaskDetailView without input and output, which are JSON text already; if `hidden` without headers.
+
+    The task must have been read with its facts.
+    """
+    facts = task.facts
+    if facts is None:
+        raise ValueError("the task was read without its facts")
     return task_view(task, endpoint) | {
+        **{to_camel(one.shown): getattr(task.spec, one.name) for one in _DETAIL_FIELDS},
+        "workerId": task.worker_id,
+        "nextAttemptAt": facts.next_attempt_at_ms,
+        "expiresAt": facts.expires_at_ms,
+        "purgeAt": facts.purge_at_ms(endpoint.config.result_retention_seconds),
+        "suspect": task.is_suspect,
+        "inputBytes": facts.input_bytes,
+        "outputBytes": facts.output_bytes,
+        "traceId": task.spec.trace_id,
         "waiting": None if waiting is None else waiting_view(waiting),
         "headers": {} if hidden else masked(task.spec.headers),
     }

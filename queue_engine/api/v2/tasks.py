@@ -11,11 +11,11 @@ from queue_engine.api.http.operations import Operation, in_path
 from queue_engine.api.http.order_log import note
 from queue_engine.api.http.queries import Query
 from queue_engine.api.http.rate_headers import rate_headers
-from queue_engine.api.http.responses import Response, success, success_with_texts
+from queue_engine.api.http.responses import Response, success
 from queue_engine.api.http.services import Services, endpoint_id_in, task_id_in
 from queue_engine.api.v2.endpoints import ENDPOINT_ID
 from queue_engine.api.v2.fields import names_of
-from queue_engine.api.v2.long_texts import sent_texts
+from queue_engine.api.v2.long_texts import detail_response
 from queue_engine.api.v2.pages import PAGE_PARAMETERS, page_in, page_parameters
 from queue_engine.api.v2.submissions import RAW_FIELDS, SubmitTask, checked_task, traceparent_of
 from queue_engine.api.v2.task_filters import filter_parameters, is_cursor_list, refuse_filters, refuse_no_filter
@@ -31,11 +31,19 @@ from queue_engine.api.v2.task_views import (
     WaitedTasksView,
     attempts_view,
     task_counts_view,
-    task_detail_view,
     task_page_view,
     task_standing_view,
 )
-from queue_engine.api.v2.waits import TaskWaits, Wait, WaitForTasks, disconnect_parameter, wait_in, wait_parameter
+from queue_engine.api.v2.waits import (
+    TaskWaits,
+    Wait,
+    WaitForTasks,
+    disconnect_parameter,
+    has_payload,
+    payload_parameter,
+    wait_in,
+    wait_parameter,
+)
 from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.principals import Principal, Right
 from queue_engine.domain.tasks import TaskStatus
@@ -86,7 +94,7 @@ class TaskRoutes:
                 "GET", task, self.get_task, right=Right.VIEW_TASK,
                 summary="Read a task with its input and output", tag=TAG,
                 response=Success[TaskDetailView],
-                parameters=[ENDPOINT_ID, TASK_ID, wait_parameter("it does not wait")],
+                parameters=[ENDPOINT_ID, TASK_ID, payload_parameter(), wait_parameter("it does not wait")],
                 failures=(400, 401, 404, 429, 503),
             ),
             Operation(
@@ -184,16 +192,14 @@ class TaskRoutes:
         `waiting` tells why a task that has not ended does not run.
         """
         principal = await self._services.admit(request)
-        wait = wait_in(request)
+        wait, with_payload, task_id = wait_in(request), has_payload(request), task_id_in(request)
         endpoint = await self._services.endpoint(request, principal)
         if wait is not None:
-            return await self._waits.task(request, principal, endpoint, task_id_in(request), wait)
-        task = await self._queries.task(principal, endpoint, task_id_in(request))
+            return await self._waits.task(request, principal, endpoint, task_id, wait, with_payload=with_payload)
+        task = await self._queries.task(principal, endpoint, task_id, with_payload=with_payload)
         waiting = await self._waiting.of(principal, endpoint, task)
         hidden = self._services.hides_payloads(request.scope)
-        return success_with_texts(
-            task_detail_view(task, endpoint, waiting, hidden=hidden), sent_texts(task, hidden=hidden)
-        )
+        return detail_response(task, endpoint, waiting, hidden=hidden)
 
     async def list_attempts(self, request: Request) -> Response:
         """Returns the attempt that is running or that ended the task, and up to 50 earlier attempts."""

@@ -23,10 +23,10 @@ from queue_engine.api.http.operations import in_query
 from queue_engine.api.http.order_log import log_order
 from queue_engine.api.http.queries import Query
 from queue_engine.api.http.rate_headers import rate_headers
-from queue_engine.api.http.responses import Headers, Item, Response, success_with_items, success_with_texts
+from queue_engine.api.http.responses import Headers, Item, Response, success_with_items
 from queue_engine.api.http.services import Services, with_address
 from queue_engine.api.v2.fields import RequestModel, names_of, parsed
-from queue_engine.api.v2.long_texts import sent_texts
+from queue_engine.api.v2.long_texts import detail_response, sent_texts
 from queue_engine.api.v2.task_views import task_detail_view
 from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.errors import EngineError, InvalidRequest, StoreUnavailable
@@ -74,6 +74,27 @@ def wait_in(request: Request) -> Wait | None:
         raise InvalidRequest("onDisconnect", f"must be one of {', '.join(OnDisconnect)}")
     seconds = query.integer("wait", default=-1, minimum=0, maximum=MAX_WAIT_SECONDS)
     return None if seconds < 0 else Wait(seconds, word == OnDisconnect.CANCEL)
+
+
+class Payload(StrEnum):
+    """The part of a task's input and output that its detail has."""
+
+    FULL = "full"
+    NONE = "none"
+
+
+def has_payload(request: Request) -> bool:
+    """Return False if the query asks for a task without its input and output. Raises InvalidRequest."""
+    return not request.scope["query_string"] or Query(request).choice("payload", Payload) is not Payload.NONE
+
+
+def payload_parameter() -> dict[str, object]:
+    """Return the parameter `payload`."""
+    return in_query(
+        "payload",
+        "`none` leaves `input` and `output` out, which may be megabytes",
+        {"type": "string", "enum": list(Payload), "default": Payload.FULL},
+    )
 
 
 def wait_parameter(without: str) -> dict[str, object]:
@@ -131,20 +152,22 @@ class TaskWaits:
         task_id: str,
         wait: Wait,
         rates: Sequence[RateState] = (),
+        *,
+        with_payload: bool = True,
     ) -> Response:
         """Return the task when it has ended, or as it is at the end of the wait. `rates` are those of a submission."""
         release(request.scope)  # the input of a submission is in the store
         request.scope[WAITED] = True
         try:
-            waited = await self._polled(request, wait.seconds, partial(self._waits.task, principal, endpoint, task_id))
+            wait_for = partial(self._waits.task, principal, endpoint, task_id, with_payload=with_payload)
+            waited = await self._polled(request, wait.seconds, wait_for)
         except ClientGone:
             await self._note_disconnect(request, principal, endpoint, task_id, wait)
             raise
         headers = (*rate_headers(rates), *self._headers(is_refused=waited.is_refused))
         waiting = await self._waiting.of(principal, endpoint, waited.task)
         hidden = self._services.hides_payloads(request.scope)
-        view = task_detail_view(waited.task, endpoint, waiting, hidden=hidden)
-        return success_with_texts(view, sent_texts(waited.task, hidden=hidden), headers)
+        return detail_response(waited.task, endpoint, waiting, hidden=hidden, headers=headers)
 
     async def wait_for_tasks(self, request: Request) -> Response:
         """Responds when the first of the tasks has ended, with all that have ended by then or shortly after it. At the
