@@ -501,7 +501,7 @@ class TestViews:
         operator.open(f"/console/tasks/{endpoint}/{task}")
         operator.page.get_by_role("heading", name="Facts").wait_for()
         call(engine, "DELETE", f"/serverless/{endpoint}/tasks/{task}")
-        operator.see("There is no such task")
+        operator.see("The task was to be kept until")
 
 
 class TestEverybody:

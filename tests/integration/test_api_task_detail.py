@@ -1,4 +1,4 @@
-"""What only the detail of a task has, in each of its states."""
+"""Members that only the detail of a task has, in each state of the task."""
 
 from collections.abc import Mapping
 from typing import Any

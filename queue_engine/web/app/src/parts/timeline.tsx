@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import type { Attempt, DeliveryAttempt, Task } from "../api.ts";
+import type { Attempt, DeliveryAttempt, TaskDetail } from "../api.ts";
 import { Card, ErrorNotice, Foreign, Time } from "./common.tsx";
 import { LogLines, MAX_LINES } from "./log-lines.tsx";
 import { State } from "./shapes.tsx";
@@ -9,6 +9,8 @@ import { now } from "../state.ts";
 import { barOf, type Row, rowsOf, spanOf, sumsOf } from "../timeline.ts";
 import { agoText, lengthText } from "../times.ts";
 import { workerLog } from "../worker-log.ts";
+
+type Task = TaskDetail["task"];
 
 const AROUND_MS = 1000;
 
@@ -58,10 +60,9 @@ function detailOf(row: Row, task: Task, at: number) {
     return <>POST <Foreign text={hostOf(task.webhook)} limit={100} /> · {status === null ? "no response" : <b>{status}</b>}{error ? <> · <Foreign text={error} limit={100} /></> : null}{trigger === "result" ? null : <> · by hand ({trigger})</>}{response ? <> · <code><Foreign text={response} limit={200} /></code></> : null}</>;
   }
   if (row.until !== undefined) return <>the next attempt to deliver is {agoText(at - row.until)}{task.deliveryParked ? "; the receiver does not respond, so all its deliveries wait" : ""}</>;
-  if (row.end === null && row.kind === "queued" && task.queueTtlSeconds !== null) {
-    return <>expires {agoText(at - (task.createdAt + task.queueTtlSeconds * 1000))}, if no attempt begins: <code>queueTtlSeconds</code> is {task.queueTtlSeconds}</>;
-  }
-  return null;
+  const next = row.end === null && task.nextAttemptAt !== null ? <>the {task.startedAt === null ? "first" : "next"} attempt is due {agoText(at - task.nextAttemptAt)}</> : null;
+  const expiry = row.end === null && task.expiresAt !== null ? <>expires {agoText(at - task.expiresAt)}, if no attempt begins: <code>queueTtlSeconds</code> is {task.queueTtlSeconds}</> : null;
+  return next === null ? expiry : <>{next}{expiry === null ? null : <>; {expiry}</>}</>;
 }
 
 function AttemptDetail({ row, task }: { row: Row; task: Task }) {

@@ -2,7 +2,7 @@
 
 import type { ComponentChildren } from "preact";
 import { useRef, useState } from "preact/hooks";
-import { ApiError, type Endpoint, get, send, type Task, type Template, type Worker } from "../api.ts";
+import { ApiError, type Endpoint, get, send, type Template, type Worker } from "../api.ts";
 import { curlText } from "../curl.ts";
 import { useDraft } from "../drafts.ts";
 import { AgentCommand } from "../parts/agent-command.tsx";
@@ -198,7 +198,7 @@ function Life({ template, endpoint, task, submitted }: { template: Template; end
   const { detail, life } = useTask(endpoint, task);
   return (
     <Read from={detail} gone={<Notice tone="warn">The task is no longer kept, or its endpoint was deleted.</Notice>}>
-      {(found: { task: Task }) => (
+      {(found) => (
         <>
           <div class="row"><TaskState task={found.task} /> <a class="mono" href={viewUrl("tasks", endpoint, task)}><Foreign text={task} limit={255} /></a></div>
           <Read from={life}>{({ attempts, deliveries }) => <Timeline task={found.task} attempts={attempts} deliveries={deliveries} />}</Read>

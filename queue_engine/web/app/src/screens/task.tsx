@@ -9,10 +9,10 @@ import { Timeline } from "../parts/timeline.tsx";
 import { useDraft } from "../drafts.ts";
 import { listQuery } from "../filters.ts";
 import { useKeys } from "../keys.ts";
-import { can } from "../state.ts";
+import { can, now } from "../state.ts";
 import { BASE, PAYLOADS, viewUrl } from "../place.ts";
 import { usePolled } from "../polled.ts";
-import { lengthText } from "../times.ts";
+import { lengthText, sizeText } from "../times.ts";
 
 interface Life {
   attempts: Attempt[];
@@ -60,10 +60,11 @@ function isSettled(task: Task): boolean {
 
 export function TaskScreen({ endpoint = "", task = "" }: { endpoint?: string; task?: string }) {
   const { detail, life, again } = useTask(endpoint, task);
+  const keptUntil = detail.data?.task.purgeAt ?? null;
   const gone = (
     <>
       <h1 class="mono"><Foreign text={task} limit={255} /></h1>
-      <Empty>There is no such task, or this key does not see it. An ended task is kept for a time that its endpoint's settings say, then removed. <a href={viewUrl("tasks") + listQuery(endpoint)}>Tasks of the endpoint</a></Empty>
+      <Empty>{keptUntil === null ? "There is no such task, or this key does not see it. An ended task is kept for a time that its endpoint's settings say, then removed." : <Kept until={keptUntil} />} <a href={viewUrl("tasks") + listQuery(endpoint)}>Tasks of the endpoint</a></Empty>
     </>
   );
   return (
@@ -90,6 +91,12 @@ export function TaskScreen({ endpoint = "", task = "" }: { endpoint?: string; ta
       </Read>
     </>
   );
+}
+
+/** Says until when a task was kept that has been shown and is gone. */
+function Kept({ until }: { until: number }) {
+  if (now.value < until) return <>The task was to be kept until <Time at={until} />. It was removed before.</>;
+  return <>The task was kept until <Time at={until} />, and then removed with its data.</>;
 }
 
 function Head({ detail, again }: { detail: TaskDetail; again: () => void }) {
@@ -161,8 +168,15 @@ function Facts({ task }: { task: TaskDetail["task"] }) {
           {task.runAt === null ? null : <><dt>Not before</dt><dd><Time at={task.runAt} /></dd></>}
           <dt>Started</dt><dd><Time at={task.startedAt} /></dd>
           <dt>Finished</dt><dd><Time at={task.finishedAt} /></dd>
+          {task.nextAttemptAt === null ? null : <><dt>Next attempt</dt><dd><Time at={task.nextAttemptAt} /></dd></>}
+          {task.expiresAt === null ? null : <><dt>Expires</dt><dd><Time at={task.expiresAt} /></dd></>}
+          {task.purgeAt === null ? null : <><dt>Kept until</dt><dd><Time at={task.purgeAt} /></dd></>}
           <dt>Attempts</dt><dd>{task.attempts}</dd>
-          <dt>Sent to</dt><dd class="mono">{task.workerUrl ? <Foreign text={task.workerUrl} limit={300} /> : <span class="muted">no worker yet</span>}</dd>
+          {task.suspect ? <><dt>Suspect</dt><dd>attempts lost their worker or connection, so it may crash its worker and runs alone</dd></> : null}
+          <dt>Worker</dt><dd class="mono">{task.workerId === null ? <span class="muted">none yet</span> : <a href={viewUrl("workers", task.endpointId, task.workerId)}><Foreign text={task.workerId} limit={63} /></a>}</dd>
+          <dt>Request</dt><dd class="mono"><Foreign text={`POST :${task.workerPort}${task.processUri}`} limit={300} /></dd>
+          {task.workerUrl === null ? null : <><dt>Sent to</dt><dd class="mono"><Foreign text={task.workerUrl} limit={300} /></dd></>}
+          <dt>Sizes</dt><dd>input {sizeText(task.inputBytes)}{task.outputBytes === null ? "" : `, output ${sizeText(task.outputBytes)}`}</dd>
           <dt>Time limit</dt><dd>{task.executionTimeoutSeconds} s an attempt</dd>
           <dt>Queue limit</dt><dd>{task.queueTtlSeconds === null ? <span class="muted">none</span> : `${task.queueTtlSeconds} s`}</dd>
           <dt>Webhook</dt><dd class="mono">{task.webhook === null ? <span class="muted">none</span> : <Foreign text={task.webhook} limit={300} />}</dd>
@@ -170,6 +184,7 @@ function Facts({ task }: { task: TaskDetail["task"] }) {
           {task.deliveryError ? <><dt>Given up</dt><dd><Foreign text={task.deliveryError} limit={300} /></dd></> : null}
           {task.nextDeliveryAt === null ? null : <><dt>Next delivery</dt><dd><Time at={task.nextDeliveryAt} /></dd></>}
           {task.deliveredAt === null ? null : <><dt>Delivered</dt><dd><Time at={task.deliveredAt} /></dd></>}
+          {task.traceId === null ? null : <><dt>Trace</dt><dd class="mono"><Foreign text={task.traceId} limit={64} /></dd></>}
           {tags.length === 0 ? null : <><dt>Tags</dt><dd>{tags.map((tag) => <div key={tag}><a href={viewUrl("tasks") + listQuery(task.endpointId, { tag })}><Foreign text={tag} limit={64} /></a></div>)}</dd></>}
           {metadata.length === 0 ? null : <><dt>Metadata</dt><dd>{metadata.map(([name, value]) => <div key={name}><code><Foreign text={`${name}: ${value}`} limit={300} /></code></div>)}</dd></>}
           <dt>Headers</dt><dd>{!showsHeaders && PAYLOADS === "hidden" && headers.length > 0 ? <button class="btn" type="button" onClick={() => setShowsHeaders(true)}>Show {headers.length}</button> : PAYLOADS === "never" ? <span class="muted">kept out of the console</span> : headers.length === 0 ? <span class="muted">none</span> : headers.map(([name, value]) => <div key={name}><code><Foreign text={`${name}: ${value}`} limit={300} /></code></div>)}</dd>
