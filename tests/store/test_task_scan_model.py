@@ -293,10 +293,10 @@ class Lists(RuleBasedStateMachine):
         assert len(page.items) <= walk.limit
         by_number = {task.number: task for task in self.tasks}
         for task in page.items:
-            # The record of a list has no input and no secret.
+            # The record of a list has no input, no secret and no facts of the detail.
             whole = by_number[task.number]
             assert matches(whole, walk.filters)
-            assert task == replace(whole, input=None, output=None)
+            assert task == replace(whole, input=None, output=None, facts=None)
         walk.found += [task.number for task in page.items]
         assert walk.found == sorted(set(walk.found), reverse=not walk.oldest_first)
         assert max(walk.found, default=0) <= walk.newest
