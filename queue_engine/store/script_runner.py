@@ -248,7 +248,7 @@ class ScriptRunner:
 
     async def _close_idle(self) -> None:
         """Close the idle connections after a loss: after a fail-over they lead to the old server too."""
-        with suppress(RedisConnectionError, OSError):
+        with suppress(RedisError, OSError):  # a close that takes too long is a TimeoutError of redis-py
             await self._redis.connection_pool.disconnect(inuse_connections=False)
 
     # A cluster

@@ -8,6 +8,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ReadOnlyError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.tasks import Succeeded
@@ -99,6 +100,27 @@ async def test_scripts_that_both_batches_miss_are_loaded_and_the_calls_keep_thei
     names = [f"t{number}" for number in range(1, 3 * MAX_BATCH)]
     assert {*await asyncio.gather(*(far.submit(name) for name in names))} == {Submission.ACCEPTED}
     assert await _queued(bench) == ["t0", *names]
+
+
+class SlowToClose(QuickPool):
+    """Takes too long to close idle connections, as redis-py reports it."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        await super().disconnect(inuse_connections)
+        if not inuse_connections:
+            raise RedisTimeoutError("Timed out closing connection after 2.0")
+
+
+async def test_calls_are_repeated_when_idle_connections_do_not_close_in_time(
+    bench: Bench, far: Bench, proxy: LossyProxy
+) -> None:
+    await far.submit("t0")
+    far.store.redis.connection_pool.__class__ = SlowToClose
+    proxy.hold_requests()
+    first = [asyncio.create_task(far.submit(f"a{number}")) for number in range(3)]
+    await wait_until_async(lambda: b"a2" in proxy.held)
+    proxy.cut_held()
+    assert {*await asyncio.gather(*first)} == {Submission.ACCEPTED}
 
 
 async def _executed(bench: Bench, calls: list[Any], count: int) -> list[Any]:
