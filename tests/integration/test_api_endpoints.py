@@ -623,3 +623,22 @@ class TestVariables:
             assert refused.status_code == 400
             assert refused.json()["message"].startswith("environmentVars: A needs a value")
             assert (await other.client.patch(path, json=variables({"A": "2"}))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("variable", "reason"),
+    [
+        ({"key": "A", "Value": "new"}, "has no value, and the unknown member 'Value'"),
+        ({"key": "A", "val": "new", "secret": True}, "has no value, and the unknown member 'val'"),
+        ({"name": "B", "key": "A"}, "has both key and name"),
+    ],
+)
+async def test_a_variable_that_may_be_mistyped_is_not_kept(
+    api: RunningApi, variable: dict[str, Any], reason: str
+) -> None:
+    endpoint_id = await api.create_endpoint(environmentVars=[{"key": "A", "value": "1"}, {"key": "B", "value": "2"}])
+    path = f"/v2/serverless/{endpoint_id}"
+    before = (await api.client.get(path)).json()["data"]
+    answer = await api.client.patch(path, json={"environmentVars": [variable]})
+    assert (answer.status_code, answer.json()["message"]) == (400, f"environmentVars[0]: {reason}")
+    assert (await api.client.get(path)).json()["data"] == before

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, ValidationInfo, create_model
+from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, ValidationInfo, create_model, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 
@@ -36,6 +36,7 @@ from queue_engine.domain.field_types import LINE, NO_NUL, Port, matching
 from queue_engine.domain.retry import RetryOn
 from queue_engine.rules.webhook_urls import Webhook
 
+MAX_SHOWN_NAME = 40
 MAX_LISTED_CHARACTERS = 1000
 """Length limit of the list of known names in a message, because an operator's catalogue may hold any number."""
 
@@ -155,9 +156,21 @@ class VariableChange(_Variable):
 
     model_config = ConfigDict(json_schema_extra=_value_may_be_kept)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _keeps_what_it_says(cls, given: Any) -> Any:
+        """Refuse a variable that may not be meant to keep its value, because a member of it is not known."""
+        if isinstance(given, dict) and "value" not in given:
+            if unknown := sorted(set(given) - {"key", "name", "secret"}):
+                raise ValueError(f"has no value, and the unknown member {unknown[0][:MAX_SHOWN_NAME]!r}")
+            if {"key", "name"} <= set(given):
+                raise ValueError("has both key and name")
+        return given
+
     # The default is none of the type, so that null is refused.
     value: _Value = Field(  # type: ignore[assignment]
-        None, description=f"{_VALUE}. Without it, the variable keeps its stored value"
+        None,
+        description=f"{_VALUE}. Without it, the variable keeps its stored value, secret unless `secret` is false",
     )
 
     @property

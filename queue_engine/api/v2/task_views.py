@@ -195,8 +195,8 @@ class TaskDetailView(_TaskDetailFields):
         "not ended by then; null before the end"
     )
     suspect: bool = Field(
-        description=f"True if {SUSPECT_AFTER} attempts or more lost their worker or connection, so that the task may "
-        "crash its worker and runs alone"
+        description=f"True if {SUSPECT_AFTER} attempts or more lost their worker or connection and the task was tried "
+        "again, so that it may crash its worker and runs alone"
     )
     input_bytes: int = Field(description="Length of the input as JSON text")
     output_bytes: int | None = Field(description="Length of the output as JSON text; null without one")
