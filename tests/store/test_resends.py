@@ -147,7 +147,7 @@ async def test_what_cannot_be_sent_is_counted_with_its_reason(bench: Bench, is_d
     assert len(await settle_all(outbox)) == (1 if is_dry else 3)
 
 
-async def test_a_result_that_a_client_orders_meanwhile_counts_as_the_clients(bench: Bench) -> None:
+async def test_a_result_that_a_client_sends_again_meanwhile_counts_as_the_clients(bench: Bench) -> None:
     outbox = await give_up(bench, 1)
     await start(bench, operation(TaskAction.REDELIVER, task_ids=["t0"]))
     await bench.store.deliveries.send_now(bench.endpoint_id, "t0", "call", Trigger.RETRY)

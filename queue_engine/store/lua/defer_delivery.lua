@@ -25,8 +25,7 @@ if now - tonumber(begun) > max_age_ms then
   return { 'GIVEN_UP' }
 end
 if may_keep and is_counted then
-  redis.call('DEL', delivery)
-  redis.call('HSET', task, 'kept_delivery', kept_delivery(begun, attempts, trigger, operation))
+  keep_delivery(begun, attempts, trigger, operation)
 else
   redis.call('HDEL', delivery, 'entry', 'owner')
 end

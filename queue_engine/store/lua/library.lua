@@ -825,12 +825,13 @@ local function end_delivery(is_counted)
   if is_counted then add_use('deliveries', -1) end
 end
 
--- Return the value of a task's field `kept_delivery`: the delivery of its result while it waits. A key for each waiting delivery would
--- take about 130 bytes more.
-local function kept_delivery(created, attempts, trigger, operation)
+-- Let the task keep the delivery of its result while it waits. A key for each waiting delivery would take about 130 bytes more.
+-- keys: delivery, task
+local function keep_delivery(created, attempts, trigger, operation)
   local kept = created .. ' ' .. attempts
-  if not (trigger or operation) then return kept end
-  return kept .. ' ' .. (trigger or '') .. ' ' .. (operation or '')
+  if trigger or operation then kept = kept .. ' ' .. (trigger or '') .. ' ' .. (operation or '') end
+  redis.call('DEL', delivery)
+  redis.call('HSET', task, 'kept_delivery', kept)
 end
 
 -- Give the delivery of a task's result, if the task keeps it, its own key again.

@@ -31,8 +31,7 @@ end
 if due_at and (state or not may_keep) then
   redis.call('ZADD', outbox_due, due_at, id_of_delivery(delivery))
   if may_keep and is_counted then
-    redis.call('DEL', delivery)
-    redis.call('HSET', task, 'kept_delivery', kept_delivery(begun, attempts, trigger, operation))
+    keep_delivery(begun, attempts, trigger, operation)
   else
     redis.call('HDEL', delivery, 'entry', 'owner')
   end
