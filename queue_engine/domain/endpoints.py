@@ -287,8 +287,8 @@ class EndpointConfig:
         float,
         Field(ge=0, le=MAX_BUSY_SECONDS, allow_inf_nan=False),
         Setting(
-            "Time for which consecutive tries of a task may get 429, 503 or a refused connection before they count as "
-            "an attempt, in seconds",
+            "Time for which consecutive tries of a task may get 429, 503, a retried 409 or a refused connection before "
+            "they count as an attempt, in seconds",
             renews_workers=False,
             for_scripts=True,
             stored="max_busy",

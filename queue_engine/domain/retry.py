@@ -62,6 +62,9 @@ class RetryOn(StrEnum):
     """The connection broke before the response was complete. A response that cannot be parsed is not retried."""
     TOO_MANY_REQUESTS = "429"
     UNAVAILABLE = "503"
+    CONFLICT = "409"
+    """The container is busy, where it has this status for that, as cog does. Elsewhere 409 is a failure, so it is not
+    retried by default."""
     SERVER_ERROR = "500"
     BAD_GATEWAY = "502"
     GATEWAY_TIMEOUT = "504"

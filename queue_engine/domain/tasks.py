@@ -83,7 +83,7 @@ class AttemptOutcome(StrEnum):
     """The container responded with an error, or with a response that cannot be recorded."""
     TIMEOUT = "timeout"
     BUSY = "busy"
-    """429 or 503."""
+    """429 or 503, or 409 if it is retried."""
     NO_CONNECTION = "no_connection"
     CONNECTION_LOST = "connection_lost"
     LOST = "lost"
@@ -514,7 +514,7 @@ class ContainerResponse:
     """None, or a word of net.error_types, or `timeout`, `too_large`, `not_exposed`."""
     detail: str = ""
     retry_after_seconds: float | None = None
-    """The `Retry-After` of a 429 or 503."""
+    """The response's `Retry-After`. It counts if the container is busy."""
 
 
 @dataclass(frozen=True)
@@ -581,9 +581,10 @@ def outcome_of(
 ) -> Outcome:
     """Return the outcome of an attempt with this response.
 
-    2xx succeeds. Responses that `policy` names are retried while attempts are left. 429, 503 and no connection have a
-    budget of their own, which the store tracks. 503 and no connection cost nothing while the worker `is_starting`,
-    regardless of `policy`. Any other response ends the task. `luck` in [0, 1) sets the jitter of the wait.
+    2xx succeeds. Responses that `policy` names are retried while attempts are left. 409, 429, 503 and no connection
+    have a budget of their own, which the store tracks. 503 and no connection cost nothing while the worker
+    `is_starting`, regardless of `policy`. Any other response ends the task. `luck` in [0, 1) sets the jitter of the
+    wait.
     """
     if response.error_type is None and response.status is not None and 200 <= response.status < 300:
         return Succeeded(response.output)
@@ -605,7 +606,7 @@ def outcome_of(
 
 _NOT_READY = frozenset({RetryOn.UNAVAILABLE, RetryOn.NO_CONNECTION})
 """Responses of a worker that has never been ready and may still be loading."""
-_UNAVAILABLE = _NOT_READY | {RetryOn.TOO_MANY_REQUESTS}
+_UNAVAILABLE = _NOT_READY | {RetryOn.TOO_MANY_REQUESTS, RetryOn.CONFLICT}
 """Responses that show that the task has not started."""
 
 
@@ -638,7 +639,7 @@ def _attempt_outcome(response: ContainerResponse) -> AttemptOutcome:
         return AttemptOutcome.CONNECTION_LOST
     if response.error_type == "timeout":
         return AttemptOutcome.TIMEOUT
-    return AttemptOutcome.BUSY if response.status in (429, 503) else AttemptOutcome.ERROR
+    return AttemptOutcome.BUSY if response.status in (409, 429, 503) else AttemptOutcome.ERROR
 
 
 def error_of(response: ContainerResponse) -> str:

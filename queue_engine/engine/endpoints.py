@@ -14,6 +14,7 @@ from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig
 from queue_engine.domain.errors import InvalidRequest, NotFound, PreconditionFailed, Resource, StateConflict
 from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.principals import Principal, Right
+from queue_engine.domain.retry import RetryOn
 from queue_engine.domain.tenants import Limit
 from queue_engine.engine.access import check_has_access, check_may, check_sees
 from queue_engine.engine.audit import Audit
@@ -239,9 +240,9 @@ class Endpoints:
         An environment of None stays as it is. `references` holds the new values. `edit` is called again if another
         request changed the endpoint in between. Raises InvalidRequest, Forbidden for another credential if the
         principal may not use those of the tenant, QuotaReached for more workers and for an environment while the tenant
-        may not store more, StateConflict for settings of lanes and another rate limit while a process works that is too
-        old for them, PreconditionFailed if the endpoint has none of `versions` and the change is not made already, and
-        the errors of `edit`.
+        may not store more, StateConflict for settings of lanes, another rate limit and a retried 409 while a process
+        works that is too old for them, PreconditionFailed if the endpoint has none of `versions` and the change is not
+        made already, and the errors of `edit`.
         """
         check_sees(principal, before)
         raise_for(await self.field_errors(principal, references, before))
@@ -258,7 +259,7 @@ class Endpoints:
         await self._limits.check_workers(principal.tenant, after.workers, before=before.config.workers)
         if any(_lanes_of(after)) and _lanes_of(after) != _lanes_of(before.config):
             await self._lanes.check(before.endpoint_id)
-        if after.rate_limit is not None and after.rate_limit != before.config.rate_limit:
+        if _needs_new_agents(after, before.config):
             await self._check_agents(before.endpoint_id)
         credential_id = references.credential_id
         if credential_id is not None and not await from_store(
@@ -395,6 +396,12 @@ class Endpoints:
         credential_id = endpoint.config.credential_id
         if credential_id is not None:
             await from_store(self._credentials.release(credential_id, endpoint.endpoint_id))
+
+
+def _needs_new_agents(after: EndpointConfig, before: EndpointConfig) -> bool:
+    """Return True for a change that an agent of an earlier version would not carry out, or not understand."""
+    has_new_rate = after.rate_limit is not None and after.rate_limit != before.rate_limit
+    return has_new_rate or RetryOn.CONFLICT in after.retry_on - before.retry_on
 
 
 def _lanes_of(config: EndpointConfig) -> tuple[object, object]:

@@ -18,6 +18,7 @@ import pytest
 
 from queue_engine.crypto.sealing import Sealer, new_secret_key, parse_secret_key
 from queue_engine.domain.endpoints import DesiredState
+from queue_engine.domain.retry import DEFAULT_RETRY_ON, RetryOn
 from queue_engine.domain.tasks import AttemptOutcome, Task, TaskState
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.queue import Entry
@@ -182,6 +183,32 @@ async def test_a_busy_worker_is_asked_again_until_it_is_free(
     attempts = await store.tasks.attempts(endpoint_id, "task")
     assert attempts is not None
     assert [(one.outcome, one.tries) for one in attempts] == [(AttemptOutcome.BUSY, 3), (AttemptOutcome.OK, 1)]
+
+
+async def test_a_409_ends_a_task_unless_the_endpoint_retries_it(
+    store: Store, programs: Programs, container: HttpServer
+) -> None:
+    at_capacity = Reply(409, b"At capacity")
+    container.answer = replies(Reply(), at_capacity, at_capacity, Reply(body=b'"done"'), at_capacity)
+    retried = DEFAULT_RETRY_ON | {RetryOn.CONFLICT}
+    endpoint_id = await new_endpoint(store, max_attempts=1, retry_delays_seconds=(0.1,), retry_on=retried)
+    programs.controller()
+    programs.agent(endpoint_id, container.url)
+    await submit(store, endpoint_id, "first")
+    await ended(store, endpoint_id, "first")
+    await submit(store, endpoint_id)
+    task = await ended(store, endpoint_id)
+    assert (task.state, task.attempts, task.output) == (TaskState.SUCCEEDED, 1, b'"done"')
+    attempts = await store.tasks.attempts(endpoint_id, "task")
+    assert attempts is not None
+    assert [(one.outcome, one.tries) for one in attempts] == [(AttemptOutcome.BUSY, 2), (AttemptOutcome.OK, 1)]
+
+    other = await new_endpoint(store)
+    programs.agent(other, container.url)
+    await submit(store, other)
+    task = await ended(store, other)
+    assert (task.state, task.attempts) == (TaskState.FAILED, 1)
+    assert "answered 409: At capacity" in (task.error or "")
 
 
 async def test_a_worker_that_stays_busy_uses_up_the_attempts(

@@ -464,6 +464,20 @@ async def test_no_rate_limit_is_set_while_an_agent_of_an_earlier_version_works(a
         assert (await api.client.patch(path, json=change)).status_code == 200
 
 
+async def test_no_409_is_retried_while_an_agent_of_an_earlier_version_works(api: RunningApi) -> None:
+    endpoint_id = await api.create_endpoint(retryOn=["503"])
+    path = f"/v2/serverless/{endpoint_id}"
+    assert (await api.client.patch(path, json={"retryOn": ["503", "409"]})).status_code == 200
+    assert (await api.client.get(path)).json()["data"]["retryOn"] == ["503", "409"]
+    await _let_an_old_agent_work(api.store, endpoint_id)
+    assert (await api.client.patch(path, json={"retryOn": ["409"]})).status_code == 200
+    assert (await api.client.patch(path, json={"retryOn": ["500"]})).status_code == 200
+    answer = await api.client.patch(path, json={"retryOn": ["500", "409"]})
+    assert (answer.status_code, answer.json()["code"]) == (409, 12001)
+    assert "earlier version" in answer.json()["message"]
+    assert (await api.client.get(path)).json()["data"]["retryOn"] == ["500"]
+
+
 async def test_a_queue_is_not_paused_while_an_agent_of_an_earlier_version_works(api: RunningApi) -> None:
     endpoint_id = await api.create_endpoint()
     await _let_an_old_agent_work(api.store, endpoint_id)

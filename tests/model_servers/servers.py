@@ -29,6 +29,8 @@ class ModelServer:
     output_at: tuple[str | int, ...] = ()
     ready_path: str | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Further settings of its endpoint."""
     folder: Path | None = None
     """The folder of its project, when it is not one of PROJECTS."""
 
@@ -67,6 +69,7 @@ SERVERS = (
         "HELLO",
         ("output",),
         environment={"COG_PREDICT_TYPE_STUB": "predict.py:Predictor"},
+        settings={"retryOn": ["no_connection", "connection_lost", "409", "429", "503"]},
     ),
     ModelServer(
         "mlserver",

@@ -42,7 +42,11 @@ def test_tasks_submitted_while_the_model_loads_succeed_at_their_first_attempt(se
     with HttpServer() as receiver:
         endpoint = create(up, server)
         names = [submit(up, endpoint, server, f"{receiver.url}/hook") for _ in range(TASKS)]
-        wait_until(lambda: statuses(up, endpoint, names) == {"DELIVERED"}, SECONDS, f"{server.name}: not all delivered")
+        wait_until(
+            lambda: statuses(up, endpoint, names) == {"DELIVERED"},
+            SECONDS,
+            lambda: f"{server.name}: not all delivered: {[up.get(f'{endpoint}/tasks/{name}') for name in names]}",
+        )
 
         for name in names:
             task = up.get(f"{endpoint}/tasks/{name}")
@@ -83,6 +87,7 @@ def create(up: Up, server: ModelServer) -> str:
             "initializationCommand": command,
             "environmentVars": [{"key": key, "value": value} for key, value in variables.items()],
             "readyPath": server.ready_path,
+            **server.settings,
         },
     )
     return f"/v2/serverless/{made['id']}"

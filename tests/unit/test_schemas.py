@@ -391,7 +391,7 @@ BAD_LIVES: list[tuple[str, str, list[Any]]] = [
     ("readyPath", "readyPath", ["", "/../a", "/a b", "http://evil/x", "//x", "/a?b", 5, []]),
     ("startTimeoutSeconds", "startTimeoutSeconds", [0, 9.9, 86_401, True, "60", 10**399, []]),
     ("maxBusySeconds", "maxBusySeconds", [-1, 86_401, True, "60", 10**399, []]),
-    ("retryOn", "retryOn", ["500", 5, {}, ["500"] * 9]),
+    ("retryOn", "retryOn", ["500", 5, {}, ["500"] * 10]),
     ("retryOn", r"retryOn\[1\]", [["429", one] for one in _ODD_WORDS]),
     ("retryDelaysSeconds", "retryDelaysSeconds", [[], [1] * 21, 5, "1"]),
     ("retryDelaysSeconds", r"retryDelaysSeconds\[1\]", [[1, one] for one in _ODD_DELAYS]),

@@ -84,6 +84,16 @@ def test_other_responses_mean_the_same_from_a_worker_that_has_not_served_yet(ans
     assert outcome_of(answer, DEFAULT, FRESH, luck=MIDDLE, is_starting=True) == decided(answer)
 
 
+def test_a_409_is_that_of_a_busy_worker_only_where_an_endpoint_asks_for_it() -> None:
+    busy = ContainerResponse(409, excerpt="At capacity", retry_after_seconds=7)
+    assert decided(busy) == Failed(error_of(busy))
+    asked = TaskRetryPolicy(frozenset({RetryOn.CONFLICT}))
+    again = decided(busy, asked, Budget(5, 5))
+    assert isinstance(again, TryAgain)
+    assert (again.attempt_outcome, again.cost, again.retry_after_seconds) == (AttemptOutcome.BUSY, Cost.BUSY, 7)
+    assert outcome_of(busy, asked, Budget(5, 5), luck=MIDDLE, is_starting=True) == again
+
+
 @pytest.mark.parametrize(
     ("answer", "word"),
     [

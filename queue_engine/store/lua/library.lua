@@ -660,8 +660,8 @@ local function note_try(ended, outcome, why)
   redis.call('HSET', task, 'noted', 1)
 end
 
--- Add a try to the busy streak: tries in a row that found the worker busy (429, 503) or not connected. The streak costs an
--- attempt for each maxBusySeconds that it lasts. Return true if the try that ends now costs an attempt, and the milliseconds
+-- Add a try to the busy streak: tries in a row that found the worker busy (409, 429, 503) or not connected. The streak costs
+-- an attempt for each maxBusySeconds that it lasts. Return true if the try that ends now costs an attempt, and the milliseconds
 -- until the next try: the container's Retry-After, else the delay of the endpoint. Either ends with the maxBusySeconds, so that
 -- no container can keep a task without an outcome. After a try that costs an attempt the endpoint's delay applies in full.
 -- keys: task, endpoint
