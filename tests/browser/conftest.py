@@ -15,7 +15,7 @@ from tests.integration.test_up import API_KEY, Up, running_up
 
 pytest.importorskip("playwright", reason="playwright is not installed: make test-browser installs it")
 
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 
 BROWSERS = ("chromium-headless-shell", "chromium")
 SHOTS = Path(__file__).resolve().parents[2] / "build" / "console"
@@ -97,13 +97,18 @@ def visiting(up: Up, browser: Browser) -> Iterator[Visitor]:
     page = context.new_page()
     one = Visitor(up, context, page)
     # Reports of the policy and errors of scripts are messages of the console of the browser.
-    page.on("console", lambda message: one.reports.append(message.text) if message.type == "error" else None)
+    page.on("console", lambda message: one.reports.append(_report(message)) if message.type == "error" else None)
     page.on("pageerror", lambda error: one.reports.append(str(error)))
     page.on("request", lambda request: one.requests.append(request.url))
     try:
         yield one
     finally:
         context.close()
+
+
+def _report(message: ConsoleMessage) -> str:
+    """Return an error of the browser's console with the URL that it is about, which its text does not have."""
+    return f"{message.text} ({message.location['url']})"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

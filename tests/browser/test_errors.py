@@ -1,8 +1,9 @@
 """Groups of errors in the console: found, shown and retried. Saved views of tasks."""
 
 import pytest
+from playwright.sync_api import expect
 
-from tests.browser.conftest import SHOTS, Visitor
+from tests.browser.conftest import SHOTS, WAIT_MS, Visitor
 from tests.browser.test_console import call, ended, endpoint, settle, submit
 from tests.integration.test_up import Up
 
@@ -30,7 +31,7 @@ def test_the_tasks_of_an_error_are_found_by_three_clicks(operator: Visitor, endp
     operator.clicks += 1
     line.get_by_role("link", name="Show").click()
     rows = operator.page.get_by_role("region", name="Tasks", exact=True).locator("tbody tr")
-    operator.page.wait_for_function("document.querySelectorAll('tr[data-row]').length === 12")
+    expect(operator.page.locator("tr[data-row]")).to_have_count(FAILED, timeout=WAIT_MS)
     assert {row.get_attribute("data-row") for row in rows.all()} == set(failed)
     assert "errorSignature=" in operator.page.url
     assert operator.clicks <= MAX_CLICKS

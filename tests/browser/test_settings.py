@@ -33,6 +33,13 @@ def endpoint(engine: Up) -> Iterator[str]:
     delete_endpoints(engine)
 
 
+@pytest.fixture
+def operator(endpoint: str, visitor: Visitor) -> Visitor:
+    """A visitor who logs in when the endpoints of tests before are deleted, so that no view asks for one of them."""
+    visitor.log_in()
+    return visitor
+
+
 def stored(engine: Up, endpoint: str) -> dict[str, Any]:
     found: dict[str, Any] = call(engine, "GET", f"/serverless/{endpoint}")
     return found
