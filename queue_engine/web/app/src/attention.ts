@@ -1,4 +1,8 @@
-// What an operator should look at first, from endpoints, workers and counts as the API gives them. Worst first.
+// What an operator should look at first, from endpoints, workers, counts and series as the API gives them. Worst first.
+
+import type { Filters } from "./filters.ts";
+import { latest, type Series, total, valuesOf } from "./series.ts";
+import { countText, lengthText } from "./times.ts";
 
 export interface EndpointFacts {
   id: string;
@@ -21,11 +25,13 @@ export interface Concern {
   /** Id of the endpoint; of a destination its origin; empty for the installation. */
   endpoint: string;
   name: string;
-  kind: "workers" | "deliveries" | "no workers" | "destination" | "system";
+  kind: "workers" | "deliveries" | "no workers" | "destination" | "system" | "errors" | "queue";
   title: string;
   /** Text of others, such as the error of a worker; null without one. */
   detail: string | null;
   worker: string | null;
+  /** The tasks that it is about, as filters of their list. */
+  tasks?: Filters;
   weight: number;
 }
 
@@ -59,6 +65,66 @@ export function concernsOf(endpoint: EndpointFacts, workers: readonly WorkerFact
     concerns.push({ ...about, tone: "warn", kind: "deliveries", title, detail: null, worker: null, weight: 100 + Math.min(99, givenUp) });
   }
   return concerns;
+}
+
+export interface ErrorFacts {
+  groups: { signature: string; count: number; error: string; states: Record<string, number> }[];
+  /** Failures in further groups. */
+  others: number;
+  lookedAt: number;
+  complete: boolean;
+}
+
+/** Failures of one error within an hour from which on they are a concern. */
+export const MANY_FAILURES = 10;
+/** Share of the tasks that have ended from which on an error is a concern: a busy endpoint always has a few failures. */
+const NOTABLE = 0.01;
+
+/** Return a concern for the error that most tasks of the latest hour have ended with. `hour` is the series of that hour. Cancelled
+ * tasks do not count, because somebody has wanted their end. */
+export function errorConcerns(endpoint: EndpointFacts, errors: ErrorFacts, hour: Series): Concern[] {
+  const counted = errors.groups.map((one) => ({ ...one, count: one.count - (one.states["cancelled"] ?? 0) })).sort((one, other) => other.count - one.count);
+  const group = counted[0];
+  if (group === undefined || group.count < MANY_FAILURES) return [];
+  // The newest failures stand for all of them when there are more than are looked at.
+  const failures = errors.complete ? errors.groups.reduce((sum, one) => sum + one.count, errors.others) : Math.max(errors.lookedAt, total(valuesOf(hour, "failed")));
+  const ended = failures + total(valuesOf(hour, "succeeded"));
+  const share = (errors.complete ? group.count : (group.count / errors.lookedAt) * failures) / ended;
+  if (share < NOTABLE) return [];
+  const isMost = share >= 0.5;
+  const title = `${errors.complete ? "" : "at least "}${countText(group.count)} tasks failed with the same error in the last hour.`;
+  const tasks = { finishedAfter: String(hour.from), errorSignature: group.signature };
+  return [{ endpoint: endpoint.id, name: endpoint.name, tone: isMost ? "bad" : "warn", kind: "errors", title, detail: group.error, worker: null, tasks, weight: (isMost ? 700 : 400) + Math.round(share * 99) }];
+}
+
+/** Age from which on a queue can be a concern. A burst of tasks makes a queue older than usual for a moment. */
+export const MIN_OLD_MS = 120_000;
+/** How many times the usual age is too old. */
+const TOO_OLD = 3;
+/** Hours that must be known before any age is usual. */
+const MIN_KNOWN = 12;
+
+/** Return the age of the oldest waiting task that 95 % of the hours before `until` stayed below; null if too few hours are known. */
+export function usualAge(days: Series, until: number): number | null {
+  const isBefore = (index: number) => days.from + (index + 1) * days.stepSeconds * 1000 <= until;
+  const known = valuesOf(days, "oldest").filter((age, index): age is number => age !== null && isBefore(index)).sort((one, other) => one - other);
+  return known.length < MIN_KNOWN ? null : known[Math.ceil(known.length * 0.95) - 1]!;
+}
+
+/** Return the age of the oldest waiting task at last, in milliseconds. */
+export function ageNow(hour: Series): number {
+  return latest(valuesOf(hour, "oldest")) ?? 0;
+}
+
+/** Return a concern if the oldest task waits for much longer than in the days before. `days` is the endpoint's own series. */
+export function queueConcerns(endpoint: EndpointFacts, age: number, days: Series, now: number): Concern[] {
+  const usual = usualAge(days, now - age);
+  if (endpoint.queuedTasks === 0 || endpoint.totalWorkers === 0 || usual === null) return [];
+  const limit = Math.max(MIN_OLD_MS, usual * TOO_OLD);
+  if (age <= limit) return [];
+  const title = `the oldest task waits for ${lengthText(age)}; usual are ${usual < 1000 ? "less than a second" : `at most ${lengthText(usual)}`}.`;
+  const tasks = { state: "queued", createdBefore: String(Math.round(now - limit)) };
+  return [{ endpoint: endpoint.id, name: endpoint.name, tone: "warn", kind: "queue", title, detail: null, worker: null, tasks, weight: 500 + Math.min(99, Math.round(age / limit)) }];
 }
 
 export interface DestinationFacts {

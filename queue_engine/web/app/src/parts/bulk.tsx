@@ -11,7 +11,7 @@ import { now, zone } from "../state.ts";
 import { countText } from "../times.ts";
 
 export interface Order {
-  endpoint: Endpoint;
+  endpoint: Pick<Endpoint, "id" | "name">;
   action: Operation["action"];
   target: { filter: Filters } | { taskIds: string[] };
 }

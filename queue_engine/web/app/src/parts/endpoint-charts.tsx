@@ -1,10 +1,11 @@
 // The four charts of an endpoint.
 
 import { type Endpoint, get } from "../api.ts";
+import { ActivityCharts } from "./activity-charts.tsx";
 import { Chart, RangeButtons, useSpan } from "./chart.tsx";
 import { Read } from "./common.tsx";
 import { usePolled } from "../polled.ts";
-import { added, askedFor, everyMs, perMinute, type Series, spanQuery, valuesOf } from "../series.ts";
+import { askedFor, everyMs, type Series, spanQuery, valuesOf } from "../series.ts";
 import { now } from "../state.ts";
 
 export function EndpointCharts({ endpoint }: { endpoint: Pick<Endpoint, "id"> }) {
@@ -17,15 +18,7 @@ export function EndpointCharts({ endpoint }: { endpoint: Pick<Endpoint, "id"> })
       <Read from={shown} lines={6}>
         {(series) => (
           <div class="grid2">
-            <Chart id="chart-waiting" title="Waiting and running" series={series} choose={choose} lines={[
-              { word: "waiting", tone: "queued", unit: "count", values: added(valuesOf(series, "queued"), valuesOf(series, "scheduled")) },
-              { word: "running", tone: "running", unit: "count", values: valuesOf(series, "running") },
-            ]} />
-            <Chart id="chart-rates" title="Tasks a minute" series={series} choose={choose} lines={[
-              { word: "submitted", tone: "queued", unit: "rate", values: perMinute(series, "submitted") },
-              { word: "succeeded", tone: "succeeded", unit: "rate", values: perMinute(series, "succeeded") },
-              { word: "failed", tone: "failed", unit: "rate", values: perMinute(series, "failed") },
-            ]} />
+            <ActivityCharts series={series} choose={choose} />
             <Chart id="chart-times" title="Time waiting, sampled" series={series} choose={choose} lines={[
               { word: "median", tone: "running", unit: "ms", values: valuesOf(series, "waitP50") },
               { word: "95 % below", tone: "scheduled", unit: "ms", values: valuesOf(series, "waitP95") },

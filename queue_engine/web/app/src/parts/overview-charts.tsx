@@ -1,11 +1,12 @@
 // The figures and charts of all endpoints.
 
 import { get, type Endpoint } from "../api.ts";
-import { Chart, RangeButtons, useSpan } from "./chart.tsx";
+import { ActivityCharts } from "./activity-charts.tsx";
+import { RangeButtons, useSpan } from "./chart.tsx";
 import { Read } from "./common.tsx";
 import { viewUrl } from "../place.ts";
 import { usePolled } from "../polled.ts";
-import { added, askedFor, everyMs, latest, perMinute, type Series, sparkline, spanQuery, total, type Values, valuesOf } from "../series.ts";
+import { added, askedFor, everyMs, latest, type Series, sparkline, spanQuery, total, type Values, valuesOf } from "../series.ts";
 import { now } from "../state.ts";
 import { countText, lengthText } from "../times.ts";
 
@@ -23,15 +24,7 @@ export function OverviewCharts({ endpoints }: { endpoints: readonly Facts[] }) {
           <>
             <Figures series={series} endpoints={endpoints} />
             <div class="grid2">
-              <Chart id="chart-waiting" title="Waiting and running" series={series} choose={choose} lines={[
-                { word: "waiting", tone: "queued", unit: "count", values: added(valuesOf(series, "queued"), valuesOf(series, "scheduled")) },
-                { word: "running", tone: "running", unit: "count", values: valuesOf(series, "running") },
-              ]} />
-              <Chart id="chart-rates" title="Tasks a minute" series={series} choose={choose} lines={[
-                { word: "submitted", tone: "queued", unit: "rate", values: perMinute(series, "submitted") },
-                { word: "succeeded", tone: "succeeded", unit: "rate", values: perMinute(series, "succeeded") },
-                { word: "failed", tone: "failed", unit: "rate", values: perMinute(series, "failed") },
-              ]} />
+              <ActivityCharts series={series} choose={choose} />
             </div>
           </>
         )}
