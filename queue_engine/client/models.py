@@ -82,8 +82,14 @@ class TaskInfo(View):
     """Time at which a waiting task ends as expired."""
     purge_at: int | None = None
     """Time at which an ended task is removed with its data, unless the delivery of its result takes longer."""
+    lost: int | None = None
+    """Number of attempts that lost their worker, since the latest submission or retry by hand."""
+    connections_lost: int | None = None
+    """Number of attempts that lost the connection to the container, since then."""
     suspect: bool = False
     """True if attempts lost their worker or connection, so that the task may crash its worker."""
+    runs: int | None = None
+    """Number of times that the task was submitted or retried by hand, from 1."""
     input_bytes: int | None = None
     output_bytes: int | None = None
     trace_id: str | None = None

@@ -37,6 +37,10 @@ ERROR_EXCERPT_BYTES = 2048
 CANCELLED_WHILE_RUNNING = "the task was cancelled while it was running"
 """The error of a task that was cancelled during an attempt."""
 
+CONNECTION_LOST = "the connection to the worker's container was lost before the whole response arrived"
+"""Beginning of the error of an attempt that lost the connection. No container's text can be at the beginning of an error.
+"""
+
 SUSPECT_AFTER = 2
 """Number of attempts that ended with a lost worker or connection after which the task is run alone."""
 
@@ -398,8 +402,8 @@ class Task:
     cancel_requested: bool = False
     runs: int = 1
     """Number of times that the task was submitted or retried by hand."""
-    connections_lost: int = 0
-    """Number of attempts since its latest submission that lost the connection to the container."""
+    retried_connections_lost: int = 0
+    """Number of attempts since its latest submission that lost the connection to the container and were retried."""
     lost_lease: bool = False
     """True if the latest attempt lost its lease and no other attempt has started."""
     latest_attempt_noted: bool = False
@@ -412,6 +416,19 @@ class Task:
     """Input and output in place of the two before, if they are long."""
     facts: DetailFacts | None = None
     """None if they were not requested."""
+
+    @property
+    def ended_by_lost_connection(self) -> bool:
+        """True if its last attempt lost the connection to the container and was not retried.
+
+        The error tells it, because the script that ends a task counts nothing.
+        """
+        return self.state is TaskState.FAILED and (self.error or "").startswith(CONNECTION_LOST)
+
+    @property
+    def connections_lost(self) -> int:
+        """Number of attempts since its latest submission that lost the connection to the container."""
+        return self.retried_connections_lost + self.ended_by_lost_connection
 
     @property
     def is_suspect(self) -> bool:
@@ -652,10 +669,7 @@ def error_of(response: ContainerResponse) -> str:
     if response.error_type == "timeout":
         return f"the worker's container gave no response within the execution timeout{_reason(response.detail)}"
     if response.error_type == "reset":
-        return (
-            "the connection to the worker's container was lost before the whole response arrived"
-            f"{_reason(response.detail)}"
-        )
+        return f"{CONNECTION_LOST}{_reason(response.detail)}"
     if response.error_type == "bad_response":
         return f"the response of the worker's container cannot be understood{_reason(response.detail)}"
     if response.error_type is not None:

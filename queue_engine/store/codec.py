@@ -231,7 +231,7 @@ def task_from(
         fairness_key=fairness_key_in(fields.get("lane")),
         cancel_requested="cancel" in fields,
         runs=int(fields.get("runs", 0)) + 1,
-        connections_lost=int(fields.get("resets", 0)),
+        retried_connections_lost=int(fields.get("resets", 0)),
         lost_lease="lost_token" in fields,
         latest_attempt_noted="noted" in fields,
         input=input_,
@@ -275,7 +275,11 @@ def latest_attempt(task: Task) -> Attempt | None:
     """Return the latest attempt from the task's own fields; None before the first, and when the history has it."""
     if task.started_at_ms is None or task.latest_attempt_noted:
         return None
-    outcome = AttemptOutcome.LOST if task.lost_lease else _OUTCOMES.get(task.state, AttemptOutcome.ERROR)
+    outcome = _OUTCOMES.get(task.state, AttemptOutcome.ERROR)
+    if task.lost_lease:
+        outcome = AttemptOutcome.LOST
+    elif task.ended_by_lost_connection:
+        outcome = AttemptOutcome.CONNECTION_LOST
     ended_at_ms = task.updated_at_ms if task.lost_lease else task.finished_at_ms
     return Attempt(
         number=task.attempts,

@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 
 from queue_engine.domain.deliveries import Delivered, WebhookResponse
-from queue_engine.domain.tasks import AttemptOutcome, Failed, Outcome, Succeeded, TryAgain
+from queue_engine.domain.tasks import (
+    AttemptOutcome,
+    ContainerResponse,
+    Failed,
+    Outcome,
+    Succeeded,
+    TryAgain,
+    error_of,
+)
 from queue_engine.engine.queries import MAX_WHOLE_BYTES
 from tests.api_server import RunningApi
 
@@ -14,8 +22,8 @@ DAY_SECONDS = 86_400
 RETENTION_SECONDS = 600
 LOST = TryAgain("the connection was lost", 0, AttemptOutcome.CONNECTION_LOST)
 ONLY_IN_THE_DETAIL = {
-    "workerId", "workerPort", "processUri", "nextAttemptAt", "expiresAt", "purgeAt", "suspect", "inputBytes",
-    "outputBytes", "traceId", "waiting", "input", "output", "headers",
+    "workerId", "workerPort", "processUri", "nextAttemptAt", "expiresAt", "purgeAt", "lost", "connectionsLost",
+    "suspect", "runs", "inputBytes", "outputBytes", "traceId", "waiting", "input", "output", "headers",
 }  # fmt: skip
 
 
@@ -126,16 +134,62 @@ async def test_a_longer_retention_does_not_exceed_the_life_of_the_data(api: Runn
         assert 0 <= task["purgeAt"] - task["finishedAt"] - expected * 1000 < 1000
 
 
+def signs_of_a_crasher(task: Mapping[str, Any]) -> tuple[int, int, bool]:
+    return task["lost"], task["connectionsLost"], task["suspect"]
+
+
 async def test_a_task_that_may_crash_its_worker(api: RunningApi, endpoint_id: str) -> None:
     await api.submit(endpoint_id, taskId="a")
-    for expected in (False, True):
+    for lost, suspect in ((1, False), (2, True)):
         await (await start(api, endpoint_id))(LOST)
         await queue_what_is_due(api, endpoint_id)
-        assert (await detail_of(api, endpoint_id))["suspect"] is expected
+        assert signs_of_a_crasher(await detail_of(api, endpoint_id)) == (0, lost, suspect)
     await (await start(api, endpoint_id))(Failed("out of order"))
-    assert (await detail_of(api, endpoint_id))["suspect"] is True
+    assert signs_of_a_crasher(await detail_of(api, endpoint_id)) == (0, 2, True)
     await api.client.post(f"/v2/serverless/{endpoint_id}/tasks/a/retry")
-    assert (await detail_of(api, endpoint_id))["suspect"] is False
+    assert signs_of_a_crasher(await detail_of(api, endpoint_id)) == (0, 0, False)
+
+
+async def test_the_attempt_that_ends_a_task_as_a_crasher_counts(api: RunningApi, endpoint_id: str) -> None:
+    await api.submit(endpoint_id, taskId="a")
+    await (await start(api, endpoint_id))(LOST)
+    await queue_what_is_due(api, endpoint_id)
+    error = error_of(ContainerResponse(error_type="reset", detail="closed")) + " (attempt 2 of 2)"
+    await (await start(api, endpoint_id))(Failed(error))
+    assert signs_of_a_crasher(await detail_of(api, endpoint_id)) == (0, 2, True)
+    path = f"/v2/serverless/{endpoint_id}/tasks/a/attempts"
+    attempts = (await api.client.get(path)).json()["data"]
+    assert [one["outcome"] for one in attempts] == ["connection_lost", "connection_lost"]
+
+
+async def test_the_text_of_a_container_is_no_lost_connection(api: RunningApi, endpoint_id: str) -> None:
+    await api.submit(endpoint_id, taskId="a")
+    lost = error_of(ContainerResponse(error_type="reset"))
+    await (await start(api, endpoint_id))(Failed(error_of(ContainerResponse(500, excerpt=lost))))
+    assert signs_of_a_crasher(await detail_of(api, endpoint_id)) == (0, 0, False)
+
+
+async def test_lost_workers_count(api: RunningApi, endpoint_id: str) -> None:
+    await api.submit(endpoint_id, taskId="a")
+    partition = api.store.partitions.of(endpoint_id).partition
+    for lost, state in ((1, "queued"), (2, "dead")):
+        await start(api, endpoint_id)
+        await api.store.redis.zadd(partition.leases, {f"{endpoint_id}:a": 1})
+        seconds, _ = await api.store.redis.time()
+        await api.store.redis.delete(partition.ticks)
+        await api.store.redis.hset(partition.ticks, "sweep", str(seconds * 1000))  # type: ignore[misc]
+        await api.store.sweeper.sweep(partition, tick_ms=60_000, lease_ms=30_000, max_lost=1, limit=10)
+        task = await detail_of(api, endpoint_id)
+        assert (task["state"], *signs_of_a_crasher(task)) == (state, lost, 0, lost == 2)
+
+
+async def test_retries_by_hand_are_counted(api: RunningApi, endpoint_id: str) -> None:
+    await api.submit(endpoint_id, taskId="a")
+    for runs in (1, 2, 3):
+        assert (await detail_of(api, endpoint_id))["runs"] == runs
+        await (await start(api, endpoint_id))(Failed("out of order"))
+        assert (await detail_of(api, endpoint_id))["runs"] == runs
+        await api.client.post(f"/v2/serverless/{endpoint_id}/tasks/a/retry")
 
 
 async def test_the_trace_of_the_submission(api: RunningApi, endpoint_id: str) -> None:

@@ -194,10 +194,18 @@ class TaskDetailView(_TaskDetailFields):
         description="Time at which the ended task is removed with its data, or later if the delivery of its result has "
         "not ended by then; null before the end"
     )
-    suspect: bool = Field(
-        description=f"True if {SUSPECT_AFTER} attempts or more lost their worker or connection and the task was tried "
-        "again, so that it may crash its worker and runs alone"
+    lost: int = Field(
+        description="Number of attempts that lost their worker, since the latest submission or retry by hand"
     )
+    connections_lost: int = Field(
+        description="Number of attempts that lost the connection to the container, since the latest submission or retry "
+        "by hand"
+    )
+    suspect: bool = Field(
+        description=f"True if `lost` and `connectionsLost` are {SUSPECT_AFTER} or more together, so that the task may "
+        "crash its worker and runs alone"
+    )
+    runs: int = Field(description="Number of times that the task was submitted or retried by hand, from 1")
     input_bytes: int = Field(description="Length of the input as JSON text")
     output_bytes: int | None = Field(description="Length of the output as JSON text; null without one")
     trace_id: str | None = Field(description="Trace in the `traceparent` header of the submission; null without one")
@@ -228,7 +236,10 @@ def task_detail_view(
         "nextAttemptAt": facts.next_attempt_at_ms,
         "expiresAt": facts.expires_at_ms,
         "purgeAt": facts.purge_at_ms(endpoint.config.result_retention_seconds),
+        "lost": task.lost,
+        "connectionsLost": task.connections_lost,
         "suspect": task.is_suspect,
+        "runs": task.runs,
         "inputBytes": facts.input_bytes,
         "outputBytes": facts.output_bytes,
         "traceId": task.spec.trace_id,
