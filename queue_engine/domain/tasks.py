@@ -38,8 +38,7 @@ CANCELLED_WHILE_RUNNING = "the task was cancelled while it was running"
 """The error of a task that was cancelled during an attempt."""
 
 CONNECTION_LOST = "the connection to the worker's container was lost before the whole response arrived"
-"""Beginning of the error of an attempt that lost the connection. No container's text can be at the beginning of an error.
-"""
+"""Beginning of the error of an attempt that lost the connection. A container's text is never at the beginning."""
 
 SUSPECT_AFTER = 2
 """Number of attempts that ended with a lost worker or connection after which the task is run alone."""

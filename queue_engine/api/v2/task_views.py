@@ -198,8 +198,8 @@ class TaskDetailView(_TaskDetailFields):
         description="Number of attempts that lost their worker, since the latest submission or retry by hand"
     )
     connections_lost: int = Field(
-        description="Number of attempts that lost the connection to the container, since the latest submission or retry "
-        "by hand"
+        description="Number of attempts that lost the connection to the container, since the latest submission or "
+        "retry by hand"
     )
     suspect: bool = Field(
         description=f"True if `lost` and `connectionsLost` are {SUSPECT_AFTER} or more together, so that the task may "
