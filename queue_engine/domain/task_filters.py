@@ -210,6 +210,16 @@ class TaskFilters:
             states -= {TaskState.SUCCEEDED}
         return states if self.status is None else states & STATES_BY_STATUS[self.status]
 
+    @property
+    def delivery_statuses(self) -> frozenset[DeliveryStatus]:
+        """The delivery statuses that a matching task may have."""
+        statuses = frozenset(DeliveryStatus)
+        if self.status is TaskStatus.DELIVERED:
+            statuses = frozenset({DeliveryStatus.SUCCESS})
+        elif self.status is TaskStatus.SUCCESS:
+            statuses -= {DeliveryStatus.SUCCESS}
+        return statuses if self.delivery_status is None else statuses & {self.delivery_status}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the filters that are set, by their stored names, as values of JSON."""
         values = ((one.stored, getattr(self, one.name), one.default) for one in TASK_FILTERS)

@@ -1107,6 +1107,7 @@ class Scripts:
         *,
         operation: str,
         todo: str,
+        delivery_statuses: str,
         states: Sequence[str],
     ) -> CancelInOperationOk | CancelInOperationStale:
         """Cancel a task for an operation: see change_in_operation."""
@@ -1290,6 +1291,7 @@ class Scripts:
         *,
         operation: str,
         todo: str,
+        delivery_statuses: str,
         states: Sequence[str],
     ) -> DeleteInOperationOk | DeleteInOperationStale:
         """Remove an ended task for an operation: see change_in_operation."""
@@ -1704,6 +1706,7 @@ class Scripts:
         todo: str,
         operation_id: str,
         limit: int,
+        delivery_statuses: str,
         states: Sequence[str],
     ) -> RedeliverInOperationOk | RedeliverInOperationStale:
         """Send the result of an ended task again for an operation: see change_in_operation. Not allowed at maxmemory,
@@ -1788,6 +1791,7 @@ class Scripts:
         *,
         operation: str,
         todo: str,
+        delivery_statuses: str,
         states: Sequence[str],
     ) -> RerunInOperationOk | RerunInOperationStale:
         """Queue an ended task again for an operation: see change_in_operation. Not allowed at maxmemory, because it is

@@ -15,7 +15,7 @@ from queue_engine.domain.task_operations import TaskAction
 from queue_engine.store.calls import Scripts
 from queue_engine.store.keys import EndpointKeys, Partitions
 from queue_engine.store.recoveries import RECOVERED_AT_ONCE
-from queue_engine.store.resends import Resends
+from queue_engine.store.resends import Resends, words_to_match
 from queue_engine.store.scripts import Call
 from queue_engine.store.task_scan import TaskScan
 
@@ -78,8 +78,7 @@ class OperationSteps:
             if planned is None:
                 return None
             is_complete, todo = planned, await self._todo(keys, operation_id, limit)
-        states = sorted(filters.states) if filters is not None else []
-        results = await self._changed(keys, operation_id, TaskAction(action), todo, states, is_dry=dry == "1")
+        results = await self._changed(keys, operation_id, TaskAction(action), todo, filters, is_dry=dry == "1")
         left = results.pop("FULL", 0), results.pop("CLOSED", 0)
         return OperationStep(
             TaskAction(action),
@@ -96,7 +95,7 @@ class OperationSteps:
         operation_id: str,
         action: TaskAction,
         todo: Sequence[str],
-        states: Sequence[str],
+        filters: TaskFilters | None,
         *,
         is_dry: bool,
     ) -> Counter[str]:
@@ -104,8 +103,9 @@ class OperationSteps:
         if action is TaskAction.REDELIVER:
             # A dry operation makes nothing due, so the limit of what is due does not end it.
             at_once = CHANGED_AT_ONCE if is_dry else RECOVERED_AT_ONCE
-            return await self._resends.send(keys, operation_id, todo, states, at_once=at_once)
+            return await self._resends.send(keys, operation_id, todo, filters, at_once=at_once)
         change, results = self._change(action), Counter[str]()
+        states, delivery_statuses = words_to_match(filters)
         for first in range(0, len(todo), CHANGED_AT_ONCE):
             calls = (
                 change(
@@ -113,6 +113,7 @@ class OperationSteps:
                     operation=keys.operation(operation_id),
                     todo=keys.todo(operation_id),
                     states=states,
+                    delivery_statuses=delivery_statuses,
                 )
                 for task_id in todo[first : first + CHANGED_AT_ONCE]
             )

@@ -21,6 +21,16 @@ from queue_engine.store.keys import EndpointKeys, Partitions
 from queue_engine.store.recoveries import RECOVERED_AT_ONCE
 
 
+def words_to_match(filters: TaskFilters | None) -> tuple[list[str], str]:
+    """Return the states and the delivery statuses that a task may have when it is changed, as the scripts take them.
+
+    A task may have got another one since it was found, without ending or being queued again. Given tasks may have any.
+    """
+    if filters is None:
+        return [], ""
+    return sorted(filters.states), " ".join(sorted(filters.delivery_statuses))
+
+
 class Resends:
     """The results that operations send again. Every method raises RedisError, and may be repeated."""
 
@@ -40,11 +50,11 @@ class Resends:
         if state != b"running":
             return 0
         try:
-            states = sorted(TaskFilters.from_dict(json.loads(filters)).states) if filters else []
+            must_match = TaskFilters.from_dict(json.loads(filters)) if filters else None
         except UnknownFilter:
             return 0
         names = await self._redis.zrange(keys.todo(operation_id), 0, RECOVERED_AT_ONCE - 1)
-        results = await self.send(keys, operation_id, [name.decode() for name in names], states)
+        results = await self.send(keys, operation_id, [name.decode() for name in names], must_match)
         return results["OK"]
 
     async def send(
@@ -52,7 +62,7 @@ class Resends:
         keys: EndpointKeys,
         operation_id: str,
         task_ids: Sequence[str],
-        states: Sequence[str],
+        filters: TaskFilters | None,
         *,
         at_once: int = RECOVERED_AT_ONCE,
     ) -> Counter[str]:
@@ -62,6 +72,7 @@ class Resends:
         """
         await self._leave(keys)
         results = Counter[str]()
+        states, delivery_statuses = words_to_match(filters)
         for first in range(0, len(task_ids), at_once):
             calls = (
                 self._scripts.redeliver_in_operation(
@@ -71,6 +82,7 @@ class Resends:
                     operation_id=operation_id,
                     limit=RECOVERED_AT_ONCE,
                     states=states,
+                    delivery_statuses=delivery_statuses,
                 )
                 for task_id in task_ids[first : first + at_once]
             )

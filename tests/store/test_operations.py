@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from queue_engine.domain.deliveries import Trigger
 from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.task_filters import TaskFilters
 from queue_engine.domain.task_operations import (
@@ -16,10 +17,10 @@ from queue_engine.domain.task_operations import (
     TaskAction,
     TaskOperation,
 )
-from queue_engine.domain.tasks import Failed, TaskState
+from queue_engine.domain.tasks import DeliveryStatus, Failed, TaskState, TaskStatus
 from queue_engine.store.constants import MAX_KEPT_OPERATIONS, MAX_RUNNING_OPERATIONS, MAX_UNKNOWN_BYTES
 from queue_engine.store.operations import RunningOperation, Start
-from tests.store.bench import TENANT, Bench
+from tests.store.bench import DELIVERED, GIVEN_UP, TENANT, Bench, again
 
 FAILED = TaskFilters(state=frozenset({TaskState.FAILED}))
 QUEUED = TaskFilters(state=frozenset({TaskState.QUEUED}))
@@ -164,6 +165,40 @@ async def test_a_task_that_ran_again_between_match_and_change_is_skipped(bench: 
     assert one.skips == {SkipReason.CHANGED: 1, SkipReason.NOT_ENDED: 1, SkipReason.NOT_FOUND: 1}
 
 
+@pytest.mark.parametrize("is_dry", [True, False])
+@pytest.mark.parametrize("action", [TaskAction.RETRY, TaskAction.DELETE, TaskAction.REDELIVER])
+async def test_a_task_whose_result_was_delivered_between_match_and_change_is_skipped(
+    bench: Bench, action: TaskAction, is_dry: bool
+) -> None:
+    """`deliver` and `waits` match SUCCESS when they are found. The receiver then accepts the result of one of them."""
+    outbox = await bench.outbox()
+    for task_id in ("delivered", "waits"):
+        await bench.finish(task_id, webhook=True)
+        await bench.deliver(outbox, again(60))
+    await start(bench, operation(action, TaskFilters(status=TaskStatus.SUCCESS), is_dry=is_dry))
+    await plan(bench)
+    await bench.store.deliveries.send_now(bench.endpoint_id, "delivered", "call", Trigger.RETRY)
+    await bench.deliver(outbox, DELIVERED)
+    one = await run(bench)
+    assert counts(one) == ("done", 2, 1, 1, 0)
+    assert one.skips == {SkipReason.CHANGED: 1}
+    task = await bench.task("delivered")
+    assert (task.status, task.runs) == (TaskStatus.DELIVERED, 1)
+
+
+async def test_a_result_that_was_given_up_between_match_and_change_is_not_sent_again(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t", webhook=True)
+    await bench.deliver(outbox, again(60))
+    filters = TaskFilters(delivery_status=DeliveryStatus.FAILED)
+    await start(bench, operation(TaskAction.REDELIVER, filters))
+    await plan(bench)
+    await bench.store.deliveries.send_now(bench.endpoint_id, "t", "call", Trigger.RETRY)
+    await bench.deliver(outbox, GIVEN_UP)
+    assert (await run(bench)).skips == {SkipReason.CHANGED: 1}
+    assert (await outbox.pending())["fresh"] == 0
+
+
 async def plan(bench: Bench, operation_id: str = "op1") -> None:
     """Find the tasks of the next step, as a controller that dies before it changes them."""
     keys = bench.keys
@@ -260,7 +295,11 @@ async def test_a_cancelled_operation_changes_no_further_task(bench: Bench) -> No
     assert await bench.store.operations.end(bench.endpoint_id, "op1", OperationStatus.CANCELLED)
     assert await bench.store.operation_steps.step(bench.endpoint_id, "op1", limit=2) is None
     reply = await bench.store.scripts.rerun_in_operation(
-        bench.keys.of_task("a"), operation=bench.keys.operation("op1"), todo=bench.keys.todo("op1"), states=[]
+        bench.keys.of_task("a"),
+        operation=bench.keys.operation("op1"),
+        todo=bench.keys.todo("op1"),
+        states=[],
+        delivery_statuses="",
     )
     assert reply.word == "STALE"
     one = await found(bench)

@@ -1240,15 +1240,17 @@ end
 
 -- Return why an operation does not change a task, although it has found it; nil if it changes it. `matched` is the time at which
 -- the task had ended when it was found, 0 if it had not, and -1 for a given task. A task that has ended or was queued again since
--- then may no longer be what the client has asked for.
+-- then, or whose result was delivered or given up, may no longer be what the client has asked for.
 -- keys: task
-local function reason_to_skip(matched, upto, is_for_ended, states)
-  local state, seq, finished = unpack(redis.call('HMGET', task, 'state', 'seq', 'finished'))
+local function reason_to_skip(matched, upto, is_for_ended, states, delivery_statuses)
+  local state, seq, finished, status = unpack(redis.call('HMGET', task, 'state', 'seq', 'finished', 'delivery'))
   if not state then return 'GONE' end
   if tonumber(seq) > tonumber(upto) then return 'NEWER' end
   if is_for_ended ~= (TERMINAL[state] or false) then return is_for_ended and 'BUSY' or 'ENDED' end
   local is_same = matched == -1 or matched == tonumber(finished or '0')
-  return not (is_same and is_one_of(states, state)) and 'CHANGED' or nil
+  -- No status is part of another.
+  local has_status = delivery_statuses == '' or string.find(delivery_statuses, status or 'INIT', 1, true)
+  return not (is_same and has_status and is_one_of(states, state)) and 'CHANGED' or nil
 end
 
 -- Note a given id of which there is no task, if there is room for it.
@@ -1263,12 +1265,13 @@ end
 -- the queue has no room, or whose endpoint is closed, stays in `todo`. A dry operation changes no task. `reason`, if given, is a
 -- function that returns why the task is skipped besides.
 -- keys: task
-local function change_in_operation(operation, todo, change, is_for_ended, states, reason)
+local function change_in_operation(operation, todo, change, is_for_ended, states, delivery_statuses, reason)
   local state, upto, is_dry, call_id = unpack(redis.call('HMGET', operation, 'state', 'upto', 'dry', 'call'))
   local _, task_id = names_of(task)
   local matched = tonumber(redis.call('ZSCORE', todo, task_id) or '')
   if state ~= 'running' or not matched then return nil end
-  local result, why = reason_to_skip(matched, upto, is_for_ended, states) or (reason and reason()) or 'OK', nil
+  local result, why = reason_to_skip(matched, upto, is_for_ended, states, delivery_statuses), nil
+  result = result or (reason and reason()) or 'OK'
   if result == 'OK' and is_dry ~= '1' then result, why = unpack(results_of(pcall(change, call_id))) end
   if result == 'FULL' or result == 'CLOSED' then return result end
   redis.call('ZREM', todo, task_id)

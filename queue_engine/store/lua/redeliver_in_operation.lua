@@ -3,7 +3,7 @@
 -- keys of a task: task, delivery, recovered
 -- keys: operation, todo
 -- arguments: operation_id text, limit integer (of deliveries that operations and a recovery have made due at a time),
---   states list of text (that the task may be in; none: any)
+--   delivery_statuses text (that the task may have, separated by spaces; empty: any), states list of text (that it may be in; none: any)
 -- replies:
 --   OK: result text
 --   STALE (the operation has ended, or another process has changed the task)
@@ -21,6 +21,6 @@ local function reason_not_to_send()
   return redis.call('HEXISTS', delivery, 'entry') == 1 and 'DUE' or nil
 end
 
-local result = change_in_operation(operation, todo, send_again, true, states, reason_not_to_send)
+local result = change_in_operation(operation, todo, send_again, true, states, delivery_statuses, reason_not_to_send)
 if not result then return { 'STALE' } end
 return { 'OK', result }
