@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sized
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:  # rich takes 0.1 s to import, and few calls show a bar
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, ProgressColumn, TaskID
 
     from queue_engine.client.mapping import MapItem
 
@@ -24,12 +25,11 @@ class MapProgress:
 
     def __enter__(self) -> Self:
         if self._shown:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-            console = Console(stderr=True)
-            self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
+            self._bar = _bar_of(
+                BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn()
+            )
             self._bar.start()
             self._row = self._bar.add_task("", total=self._total)
         return self
@@ -63,12 +63,9 @@ class OperationProgress:
 
     def __enter__(self) -> Self:
         if self._shown:
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+            from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 
-            console = Console(stderr=True)
-            columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
-            self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
+            self._bar = _bar_of(BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
             self._bar.start()
             self._row = self._bar.add_task("", total=1.0)
         return self
@@ -85,3 +82,13 @@ class OperationProgress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def _bar_of(*columns: ProgressColumn) -> Progress:
+    """Return a bar on standard error, which shows nothing where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    # rich itself treats a pipe as a terminal for FORCE_COLOR, and would fill a log with the bar.
+    is_terminal = sys.stderr.isatty()
+    return Progress(*columns, console=Console(stderr=True, force_terminal=is_terminal), disable=not is_terminal)

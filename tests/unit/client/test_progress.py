@@ -1,12 +1,16 @@
 """The progress bar of `map`: shown on a terminal when it is asked for, and nowhere else."""
 
 import json
+import os
+import sys
+from contextlib import suppress
 from typing import Any
 
 import httpx
 import pytest
 
 from queue_engine.client import Client
+from queue_engine.client.progress import OperationProgress
 from tests.unit.client.scripted_api import batch_body, task
 
 
@@ -32,29 +36,69 @@ def handle(request: httpx.Request) -> httpx.Response:
     return httpx.Response(200, json={"message": "success", "code": 10000, "data": data})
 
 
-def shown(capsys: pytest.CaptureFixture[str], *, progress: bool) -> str:
-    """Map three inputs, and return what was printed."""
+def map_inputs(*, progress: bool) -> None:
+    """Map three inputs."""
     with Client("http://api:1", "key", transport=httpx.MockTransport(handle)) as client:
         mapped = client.endpoint("7").map(range(3), path="/run", batch_id="b", progress=progress)
         assert len(list(mapped)) == 3
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    return printed.err
 
 
-def test_a_bar_on_a_terminal_counts_ended_and_failed_tasks(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    bar = shown(capsys, progress=True)
+def follow_operation() -> None:
+    with OperationProgress(shown=True) as bar:
+        bar.show(0.5, 12)
+
+
+class Terminal:
+    """A terminal that is standard error."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._controlling, terminal = os.openpty()
+        self._stream = open(terminal, "w", encoding="utf-8")  # noqa: SIM115 - `shown` closes it
+        monkeypatch.setattr(sys, "stderr", self._stream)
+
+    def shown(self) -> str:
+        """Return what was printed, and close the terminal."""
+        self._stream.close()
+        printed = b""
+        with suppress(OSError), open(self._controlling, "rb", buffering=0) as source:  # which ends with EIO
+            while piece := source.read(65536):
+                printed += piece
+        return printed.decode()
+
+
+def test_a_bar_on_a_terminal_counts_ended_and_failed_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal(monkeypatch)
+    map_inputs(progress=True)
+    bar = terminal.shown()
     assert "3/3" in bar
     assert "1 failed" in bar
-    assert shown(capsys, progress=False) == ""
 
 
+def test_a_bar_on_a_terminal_shows_the_progress_of_an_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal(monkeypatch)
+    follow_operation()
+    bar = terminal.shown()
+    assert "50%" in bar
+    assert "12 done" in bar
+
+
+def test_there_is_no_bar_on_a_terminal_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal(monkeypatch)
+    map_inputs(progress=False)
+    assert terminal.shown() == ""
+
+
+@pytest.mark.parametrize("name", ["", "FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE"])
 def test_there_is_no_bar_without_a_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    for name in ("TTY_COMPATIBLE", "FORCE_COLOR"):
-        monkeypatch.delenv(name, raising=False)
-    assert shown(capsys, progress=True) == ""
+    """A variable that asks for colours does not make a pipe a terminal."""
+    for one in ("TTY_COMPATIBLE", "TTY_INTERACTIVE", "FORCE_COLOR"):
+        monkeypatch.delenv(one, raising=False)
+    if name:
+        monkeypatch.setenv(name, "1")
+    map_inputs(progress=True)
+    follow_operation()
+    assert capsys.readouterr() == ("", "")
