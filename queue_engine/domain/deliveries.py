@@ -106,7 +106,11 @@ class Unsent(StrEnum):
     """Reasons why a test of a webhook has no result."""
 
     NO_PROCESS = "no_process"
-    """No delivery process runs."""
+    """No delivery process has reported to the store as long as its report is valid."""
+    SILENT = "silent"
+    """The reports of all delivery processes are late."""
+    STARTING = "starting"
+    """All delivery processes that are not silent have started while the test waited."""
     BUSY = "busy"
     """No delivery process had a free slot for the test in time."""
     NO_RESULT = "no_result"

@@ -12,12 +12,14 @@ from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.errors import InvalidRequest, TooManyRequests
 from queue_engine.domain.field_errors import raise_for
 from queue_engine.domain.principals import Principal
+from queue_engine.domain.system import SILENT_MS
 from queue_engine.engine.access import check_sees
 from queue_engine.engine.audit import Audit
 from queue_engine.engine.destinations import DestinationGuard
 from queue_engine.engine.patience import as_unavailable, from_store
 from queue_engine.engine.secret_fields import secret_errors
 from queue_engine.rules.webhook_urls import Webhook, parse_webhook
+from queue_engine.store.processes import LEASE_MS
 
 TAKEN_WITHIN_SECONDS = 10.0
 """Time within which a delivery process takes a test, unless none runs or all are busy with other tests."""
@@ -28,7 +30,11 @@ RETRY_SECONDS = 5
 NOT_SENT = "not_sent"
 """Error type of a test without a result."""
 _WORDS = {
-    Unsent.NO_PROCESS: "the test was not sent, because no delivery process runs",
+    Unsent.NO_PROCESS: "the test was not sent, because no delivery process runs: none has reported to the store for "
+    f"{LEASE_MS // 1000} s",
+    Unsent.SILENT: "the test was not sent, because no delivery process has reported to the store for "
+    f"{SILENT_MS // 1000} s, so all are overloaded or have ended",
+    Unsent.STARTING: "the test was not sent, because the delivery process has just started; try again now",
     Unsent.BUSY: "the test was not sent, because all slots for tests of the delivery processes were busy for "
     f"{TAKEN_WITHIN_SECONDS:g} s; try again later",
     Unsent.NO_RESULT: "the result is unknown, because the delivery process that took the test has sent none",

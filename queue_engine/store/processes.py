@@ -54,7 +54,7 @@ class Processes:
 
     async def note(self, name: str, facts: Facts = no_facts) -> None:
         """Note that the process runs. Raises RedisError."""
-        now_ms = await self._now_ms()
+        now_ms = await self.now_ms()
         self._started_at_ms = self._started_at_ms or now_ms
         told = json.dumps({"version": __version__, "started": self._started_at_ms, **facts()})
         pipeline = self._redis.pipeline(transaction=False)
@@ -74,7 +74,7 @@ class Processes:
     async def running(self) -> list[RunningProcess]:
         """Return the processes whose notes have not expired, by their names."""
         found = await self._redis.zrangebyscore(
-            PROCESSES, await self._now_ms(), "+inf", start=0, num=MAX_PROCESSES, withscores=True
+            PROCESSES, await self.now_ms(), "+inf", start=0, num=MAX_PROCESSES, withscores=True
         )
         noted = [(*one.decode().partition(":")[::2], int(until)) for one, until in found]
         if not noted:
@@ -90,7 +90,7 @@ class Processes:
 
     async def older(self) -> list[str]:
         """Return the names of the running processes that write an older format than this process."""
-        noted = await self._redis.zrangebyscore(PROCESSES, await self._now_ms(), "+inf")
+        noted = await self._redis.zrangebyscore(PROCESSES, await self.now_ms(), "+inf")
         pairs = [one.decode().partition(":") for one in noted]
         return [name for number, _, name in pairs if int(number) < self._format]
 
@@ -115,7 +115,8 @@ class Processes:
             with suppress(RedisError, OSError):  # the note expires
                 await self.remove(name)
 
-    async def _now_ms(self) -> int:
+    async def now_ms(self) -> int:
+        """Return the time of the store's clock."""
         seconds, micros = await self._redis.time()
         return int(seconds) * 1000 + int(micros) // 1000
 

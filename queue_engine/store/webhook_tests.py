@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 
 from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.domain.deliveries import Phases, Unsent, WebhookResponse, WebhookTest
+from queue_engine.domain.system import SILENT_MS, RunningProcess
 from queue_engine.net.error_types import INTERNAL
 from queue_engine.store.calls import Scripts
 from queue_engine.store.keys import WEBHOOK_TESTS, webhook_test, webhook_test_of
@@ -80,14 +81,14 @@ class WebhookTests:
 
         A test that is not taken in time is withdrawn. Raises SecretKeyMissing if the auth key cannot be sealed.
         """
-        request, is_over = self._stored(test), False
+        request, is_over, began = self._stored(test), False, self._monotonic()
         try:
             await self._push(request)
             begun = await self._told(test, taken_within_seconds)
             if begun is None:
                 is_over = await self._withdrawn(request)
                 if is_over:
-                    return await self._why_not_taken()
+                    return await self._why_not_taken(self._monotonic() - began)
             seconds = taken_within_seconds if begun is None else float(begun["seconds"])
             told = await self._told(test, seconds + margin_seconds)
             is_over = told is not None
@@ -134,9 +135,9 @@ class WebhookTests:
         """Withdraw a test. Return False if it is not waiting, because a delivery process has taken it."""
         return bool(await self._redis.lrem(WEBHOOK_TESTS, 1, request))  # type: ignore[misc]
 
-    async def _why_not_taken(self) -> Unsent:
-        running = await self._processes.running()
-        return Unsent.BUSY if any(one.role == DELIVERY_ROLE for one in running) else Unsent.NO_PROCESS
+    async def _why_not_taken(self, waited_seconds: float) -> Unsent:
+        running, now_ms = await self._processes.running(), await self._processes.now_ms()
+        return why_not_taken(running, now_ms, now_ms - int(waited_seconds * 1000))
 
     async def _free(self, test: WebhookTest) -> None:
         await self._scripts.free_webhook_test(slot=webhook_test_of(test.tenant), test_id=test.test_id)
@@ -181,6 +182,19 @@ class WebhookTests:
         except (SecretKeyMissing, SealBroken) as error:
             return TakenTest(test, str(error))
         return TakenTest(WebhookTest(test.test_id, test.endpoint_id, test.tenant, test.url, key))
+
+
+def why_not_taken(processes: Sequence[RunningProcess], now_ms: int, asked_at_ms: int) -> Unsent:
+    """Return why no delivery process has taken a test that was sent at `asked_at_ms`, by the reports of processes."""
+    reported = [one for one in processes if one.role == DELIVERY_ROLE]
+    if not reported:
+        return Unsent.NO_PROCESS
+    heard = [one for one in reported if now_ms - one.noted_at_ms <= SILENT_MS]
+    if not heard:
+        return Unsent.SILENT
+    if all(one.started_at_ms is not None and one.started_at_ms > asked_at_ms for one in heard):
+        return Unsent.STARTING
+    return Unsent.BUSY
 
 
 def unreadable(problem: str) -> WebhookResponse:

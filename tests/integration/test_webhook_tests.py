@@ -12,11 +12,12 @@ from standardwebhooks import Webhook
 from queue_engine.domain.deliveries import WebhookResponse
 from queue_engine.domain.principals import Role
 from queue_engine.engine import webhook_tests
-from queue_engine.store.keys import WEBHOOK_TESTS
+from queue_engine.store.keys import PROCESSES, WEBHOOK_TESTS, process_facts
+from queue_engine.store.processes import LEASE_MS
 from tests.api_server import ENDPOINT, SECRET_KEY, RunningApi, running_api
 from tests.integration.parts import HttpServer, Programs, Reply, Request, replies
 from tests.integration.test_api_audit import changes
-from tests.waiting import wait_until_async
+from tests.waiting import wait_until, wait_until_async
 
 KEY = "the key of the receiver"
 ACCEPTED = WebhookResponse(200, None, "")
@@ -33,7 +34,14 @@ async def allowing(valkey_url: str) -> Any:
 
 @pytest.fixture
 def delivery(programs: Programs, allowing: RunningApi) -> None:
-    programs.delivery(QUEUE_ENGINE_SECRET_KEY=SECRET_KEY, QUEUE_ENGINE_WEBHOOK_ALLOW="127.0.0.0/8")
+    run_delivery(programs, QUEUE_ENGINE_WEBHOOK_ALLOW="127.0.0.0/8")
+
+
+def run_delivery(programs: Programs, **environment: Any) -> None:
+    """Run a delivery process, and return when it takes tests, because a test waits for a limited time."""
+    process = programs.delivery(QUEUE_ENGINE_SECRET_KEY=SECRET_KEY, **environment)
+    wait_until(lambda: '"started"' in process.output() or not process.running, message="no delivery process started")
+    assert process.running, process.output()
 
 
 async def answer_to(api: RunningApi, endpoint_id: str, body: Any, key: str | None = None) -> Any:
@@ -149,7 +157,7 @@ async def test_a_destination_that_deliveries_may_not_have_is_refused(api: Runnin
         assert answer.status_code == 400, webhook
         assert answer.json()["message"].startswith("webhook: "), answer.text
     api.lookup.by_host["inside.example"] = ("93.184.216.34",)
-    programs.delivery(QUEUE_ENGINE_SECRET_KEY=SECRET_KEY)
+    run_delivery(programs)
     found = await result_of(api, endpoint_id, {"webhook": "http://inside.example:9/"})
     assert (found["delivered"], found["status"]) == (False, None)
 
@@ -188,14 +196,36 @@ async def test_without_a_delivery_process_nothing_is_sent_and_nothing_stays(
     endpoint_id = await api.create_endpoint()
     found = await result_of(api, endpoint_id, {"webhook": "https://h.example/"})
     assert (found["delivered"], found["error"], found["status"]) == (False, "not_sent", None)
-    assert found["message"] == "the test was not sent, because no delivery process runs"
-    await api.store.processes.note("delivery:host:1:a")
-    found = await result_of(api, endpoint_id, {"webhook": "https://h.example/"})
-    assert (found["error"], "all slots for tests of the delivery processes were busy" in found["message"]) == (
-        "not_sent",
-        True,
+    assert found["message"] == (
+        "the test was not sent, because no delivery process runs: none has reported to the store for 30 s"
     )
     assert not await api.store.redis.exists(WEBHOOK_TESTS)
+
+
+@pytest.mark.parametrize(
+    ("started_ago_ms", "noted_ago_ms", "why"),
+    [
+        (60_000, 0, "all slots for tests of the delivery processes were busy"),
+        (60_000, 22_000, "no delivery process has reported to the store for 20 s"),
+        (60_000, 31_000, "no delivery process runs"),
+        (0, 0, "the delivery process has just started"),
+    ],
+)
+async def test_the_reports_of_delivery_processes_say_why_none_has_taken_a_test(
+    api: RunningApi, monkeypatch: pytest.MonkeyPatch, started_ago_ms: int, noted_ago_ms: int, why: str
+) -> None:
+    monkeypatch.setattr(webhook_tests, "TAKEN_WITHIN_SECONDS", 1.0)
+    endpoint_id, redis, name = await api.create_endpoint(), api.store.redis, "delivery:host:1:a"
+    sent = asyncio.create_task(result_of(api, endpoint_id, {"webhook": "https://h.example/"}))
+    await wait_until_async(partial(waits, api))
+    await api.store.processes.note(name)
+    facts = {"version": "1", "started": await api.store.now_ms() - started_ago_ms}
+    pipeline = redis.pipeline()
+    pipeline.set(process_facts(name), json.dumps(facts), px=LEASE_MS)
+    pipeline.zincrby(PROCESSES, -noted_ago_ms, f"{api.store.data_format}:{name}")
+    await pipeline.execute()
+    found = await sent
+    assert (found["error"], why in found["message"]) == ("not_sent", True), found
 
 
 async def test_a_tenant_has_one_test_at_a_time_and_another_tenant_its_own(api: RunningApi) -> None:

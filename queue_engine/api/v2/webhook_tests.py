@@ -76,8 +76,9 @@ class WebhookTestRoutes:
         """A delivery process sends an event of the type `webhook.test`, signed as results are, with the rules and time
         limits of deliveries. There is one attempt, also to a receiver whose deliveries are paused, and it changes
         nothing for them. The response comes when the receiver has responded, after the attempt's time limit, or after
-        10 seconds if no delivery process runs or all are busy with other tests. A tenant sends one test at a time;
-        another one gets 429 until the attempt of the first has ended. So does one beyond 50 in an API process.
+        10 seconds if no delivery process has taken the test. The message says whether none runs, all are silent, the
+        only ones have just started, or all are busy with other tests. A tenant sends one test at a time; another one
+        gets 429 until the attempt of the first has ended. So does one beyond 50 in an API process.
         """
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
