@@ -132,11 +132,17 @@ class AsyncEndpoint:
 
     async def id(self) -> str:
         """Return the id of the endpoint. Raises NotFound if there is none with its name."""
-        return self._id or (await self.info()).id
+        return self._id or (await self._found()).id
 
     async def info(self) -> EndpointInfo:
-        """Read the endpoint."""
-        info = await self._client.run(calls.endpoint_of(self._id or self._id_or_name, self._client.patience()))
+        """Read the endpoint. Its `etag` is the version for `if_match` of a change."""
+        return self._noted(await self.run(calls.endpoint_to_change(self._id or self._id_or_name, self.patience())))
+
+    async def _found(self) -> EndpointInfo:
+        return self._noted(await self.run(calls.endpoint_of(self._id or self._id_or_name, self.patience())))
+
+    def _noted(self, info: EndpointInfo) -> EndpointInfo:
+        """Note what tasks and later calls need of the endpoint."""
         self._id = info.id
         if self._port is None and info.expose is not None:
             self._port = info.expose.get("port")
@@ -327,34 +333,38 @@ class AsyncEndpoint:
                     ended = await self._client.run(calls.ended_of(await self.id(), asked, self._client.patience()))
                     tasks.note_all(ended, asked=asked)
 
-    async def update(self, **settings: Unpack[UpdateFields]) -> EndpointInfo:
-        """Change settings. None clears a setting."""
-        body = calls.body_of(settings)
-        return EndpointInfo.model_validate(await self.call("PATCH", body=body))
+    async def update(self, *, if_match: str | None = None, **settings: Unpack[UpdateFields]) -> EndpointInfo:
+        """Change settings. None clears a setting.
 
-    async def start(self) -> None:
+        With `if_match`, the `etag` of an `info`, this and the following changes raise an ApiError of status 412 if the
+        endpoint was changed, started, stopped or paused since then.
+        """
+        request = Request("PATCH", path_of(await self.id()), body=calls.body_of(settings), if_match=if_match)
+        return await self.run(calls.endpoint_in(request, self.patience()))
+
+    async def start(self, *, if_match: str | None = None) -> None:
         """Start the workers of a stopped endpoint."""
-        await self.call("POST", "start")
+        await self.call("POST", "start", if_match=if_match)
 
-    async def stop(self) -> None:
+    async def stop(self, *, if_match: str | None = None) -> None:
         """Stop the workers. Tasks that wait are kept."""
-        await self.call("POST", "stop")
+        await self.call("POST", "stop", if_match=if_match)
 
-    async def pause(self) -> None:
+    async def pause(self, *, if_match: str | None = None) -> None:
         """Let the workers begin no further tasks. Running tasks go on, and new ones are accepted."""
-        await self.call("POST", "pause")
+        await self.call("POST", "pause", if_match=if_match)
 
-    async def resume(self) -> None:
+    async def resume(self, *, if_match: str | None = None) -> None:
         """Let the workers of a paused endpoint begin tasks again."""
-        await self.call("POST", "resume")
+        await self.call("POST", "resume", if_match=if_match)
 
     async def scale(self, workers: int) -> None:
         """Set the number of workers."""
         await self.call("PUT", "workers", query={"count": workers})
 
-    async def delete(self) -> None:
+    async def delete(self, *, if_match: str | None = None) -> None:
         """Delete the endpoint and its tasks."""
-        await self.call("DELETE")
+        await self.call("DELETE", if_match=if_match)
 
     async def workers(self) -> list[WorkerInfo]:
         """Return the workers, oldest first."""
@@ -402,7 +412,7 @@ class AsyncEndpoint:
 
     async def _port_of(self, port: int | None) -> int:
         if port is None and self._port is None:
-            await self.info()
+            await self._found()
         found = port or self._port
         if found is None:
             raise ValueError("port: is required, because the endpoint exposes no port")

@@ -14,6 +14,7 @@ from queue_engine.client.exchange import (
     Patience,
     Request,
     call,
+    call_for_version,
     json_text,
     path_of,
     path_under,
@@ -47,8 +48,7 @@ def new_task_id() -> str:
 def endpoint_of(id_or_name: str, patience: Patience) -> Flow[EndpointInfo]:
     """Find an endpoint by its id, or by its name. Raises NotFound, or Conflict if several have the name."""
     if id_or_name.isascii() and id_or_name.isdigit():  # a name begins with a letter
-        data = yield from call(Request("GET", path_of(id_or_name)), patience)
-        return EndpointInfo.model_validate(data)
+        return (yield from endpoint_in(Request("GET", path_of(id_or_name)), patience))
     rows = yield from call(Request("GET", path_of(), {"name": id_or_name}), patience)
     named = [row for row in rows if row.get("name") == id_or_name]  # an API of an earlier version returns all
     if not named:
@@ -57,6 +57,20 @@ def endpoint_of(id_or_name: str, patience: Patience) -> Flow[EndpointInfo]:
         ids = ", ".join(str(row.get("id")) for row in named)
         raise Conflict(f"{len(named)} endpoints are named {id_or_name}; use one of the ids {ids}", status=409)
     return EndpointInfo.model_validate(named[0])
+
+
+def endpoint_to_change(id_or_name: str, patience: Patience) -> Flow[EndpointInfo]:
+    """Find an endpoint as `endpoint_of` does, and return it with its version, which the list by names does not have."""
+    found = yield from endpoint_of(id_or_name, patience)
+    if found.id == id_or_name:
+        return found
+    return (yield from endpoint_of(found.id, patience))
+
+
+def endpoint_in(request: Request, patience: Patience) -> Flow[EndpointInfo]:
+    """Return the endpoint of a response, with its version."""
+    data, etag = yield from call_for_version(request, patience)
+    return EndpointInfo.model_validate({**data, "etag": etag})
 
 
 def submit(endpoint_id: str, task: Mapping[str, Any], patience: Patience) -> Flow[None]:

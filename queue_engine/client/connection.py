@@ -53,12 +53,15 @@ class Connection:
 
 def sent(request: Request) -> dict[str, Any]:
     """Return a request as arguments of `httpx.Client.request`."""
+    headers = {} if request.body is None else {"Content-Type": request.content_type}
+    if request.if_match is not None:
+        headers["If-Match"] = request.if_match
     return {
         "method": request.method,
         "url": request.path,
         "params": dict(request.query) or None,
         "content": request.body,
-        "headers": {} if request.body is None else {"Content-Type": request.content_type},
+        "headers": headers,
         "timeout": httpx.Timeout(request.timeout, connect=CONNECT_SECONDS),
     }
 
@@ -68,7 +71,7 @@ def received(response: httpx.Response) -> Response:
     seconds = (
         min(float(text), MAX_RETRY_AFTER_SECONDS) if text.isascii() and text.isdigit() and len(text) < 10 else None
     )
-    return Response(response.status_code, response.content, seconds)
+    return Response(response.status_code, response.content, seconds, response.headers.get("ETag"))
 
 
 def lost(error: httpx.HTTPError, url: str) -> Unavailable:

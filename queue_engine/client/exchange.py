@@ -42,6 +42,8 @@ class Request:
     """Seconds without a byte of the response after which it counts as lost."""
     after: float = 0.0
     content_type: str = "application/json"
+    if_match: str | None = None
+    """The `etag` of the object that is changed. If it has another one, the API refuses the change."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Response:
     status: int
     body: bytes
     retry_after: float | None = None
+    etag: str | None = None
+    """The version of the object, as the header `ETag` has it."""
 
 
 Flow: TypeAlias = Generator[Request, Response, T]
@@ -102,10 +106,17 @@ def json_text(value: object) -> bytes:
 
 def call(request: Request, patience: Patience) -> Flow[Any]:
     """Send a request, again while that may help, and return the `data` of its response. Raises ApiError."""
+    data, _ = yield from call_for_version(request, patience)
+    return data
+
+
+def call_for_version(request: Request, patience: Patience) -> Flow[tuple[Any, str | None]]:
+    """Send a request as `call` does, and return the `data` and the `etag` of its response. Raises ApiError."""
     failures = 0
     while True:
         try:
-            return data_of((yield request))
+            response = yield request
+            return data_of(response), response.etag
         except ApiError as error:
             failures += 1
             delay = patience.delay(error, failures) if may_help(error, request) else None

@@ -203,6 +203,8 @@ class EndpointInfo(View):
     total_workers: int
     running_workers: int
     service_mode: str
+    etag: str | None = None
+    """The version that was read, for `if_match` of a change; None in lists."""
     queued_tasks: int = 0
     running_tasks: int = 0
     paused: bool = False

@@ -131,11 +131,17 @@ class Endpoint:
     @property
     def id(self) -> str:
         """Id of the endpoint. Raises NotFound if there is none with its name."""
-        return self._id or self.info().id
+        return self._id or self._found().id
 
     def info(self) -> EndpointInfo:
-        """Read the endpoint."""
-        info = self._client.run(calls.endpoint_of(self._id or self._id_or_name, self._client.patience()))
+        """Read the endpoint. Its `etag` is the version for `if_match` of a change."""
+        return self._noted(self.run(calls.endpoint_to_change(self._id or self._id_or_name, self.patience())))
+
+    def _found(self) -> EndpointInfo:
+        return self._noted(self.run(calls.endpoint_of(self._id or self._id_or_name, self.patience())))
+
+    def _noted(self, info: EndpointInfo) -> EndpointInfo:
+        """Note what tasks and later calls need of the endpoint."""
         self._id = info.id
         if self._port is None and info.expose is not None:
             self._port = info.expose.get("port")
@@ -317,34 +323,38 @@ class Endpoint:
                     ended = self._run_for_map(calls.ended_of(self.id, asked, self._client.patience()))
                     tasks.note_all(ended, asked=asked)
 
-    def update(self, **settings: Unpack[UpdateFields]) -> EndpointInfo:
-        """Change settings. None clears a setting."""
-        body = calls.body_of(settings)
-        return EndpointInfo.model_validate(self.call("PATCH", body=body))
+    def update(self, *, if_match: str | None = None, **settings: Unpack[UpdateFields]) -> EndpointInfo:
+        """Change settings. None clears a setting.
 
-    def start(self) -> None:
+        With `if_match`, the `etag` of an `info`, this and the following changes raise an ApiError of status 412 if the
+        endpoint was changed, started, stopped or paused since then.
+        """
+        request = Request("PATCH", path_of(self.id), body=calls.body_of(settings), if_match=if_match)
+        return self.run(calls.endpoint_in(request, self.patience()))
+
+    def start(self, *, if_match: str | None = None) -> None:
         """Start the workers of a stopped endpoint."""
-        self.call("POST", "start")
+        self.call("POST", "start", if_match=if_match)
 
-    def stop(self) -> None:
+    def stop(self, *, if_match: str | None = None) -> None:
         """Stop the workers. Tasks that wait are kept."""
-        self.call("POST", "stop")
+        self.call("POST", "stop", if_match=if_match)
 
-    def pause(self) -> None:
+    def pause(self, *, if_match: str | None = None) -> None:
         """Let the workers begin no further tasks. Running tasks go on, and new ones are accepted."""
-        self.call("POST", "pause")
+        self.call("POST", "pause", if_match=if_match)
 
-    def resume(self) -> None:
+    def resume(self, *, if_match: str | None = None) -> None:
         """Let the workers of a paused endpoint begin tasks again."""
-        self.call("POST", "resume")
+        self.call("POST", "resume", if_match=if_match)
 
     def scale(self, workers: int) -> None:
         """Set the number of workers."""
         self.call("PUT", "workers", query={"count": workers})
 
-    def delete(self) -> None:
+    def delete(self, *, if_match: str | None = None) -> None:
         """Delete the endpoint and its tasks."""
-        self.call("DELETE")
+        self.call("DELETE", if_match=if_match)
 
     def workers(self) -> list[WorkerInfo]:
         """Return the workers, oldest first."""
@@ -396,7 +406,7 @@ class Endpoint:
 
     def _port_of(self, port: int | None) -> int:
         if port is None and self._port is None:
-            self.info()
+            self._found()
         found = port or self._port
         if found is None:
             raise ValueError("port: is required, because the endpoint exposes no port")

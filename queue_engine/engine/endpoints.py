@@ -290,34 +290,39 @@ class Endpoints:
         if updated.is_written:
             await self._note(principal, Action.SCALE_ENDPOINT, endpoint_id)
 
-    async def start(self, principal: Principal, endpoint_id: str) -> None:
-        """Start the endpoint. Does nothing if it is started. Raises StateConflict as `create` does."""
+    async def start(self, principal: Principal, endpoint_id: str, versions: Collection[int] | None = None) -> None:
+        """Start the endpoint. Does nothing if it is started. Raises StateConflict as `create` does.
+
+        This and the following changes raise PreconditionFailed if they are not made already and the endpoint has none
+        of `versions`.
+        """
         if (await self.get(principal, endpoint_id)).desired is not DesiredState.RUNNING:
             await self._check_is_kept_apart(principal)
-        await self._set_state(principal, endpoint_id, DesiredState.RUNNING, Action.START_ENDPOINT)
+        await self._set_state(principal, endpoint_id, DesiredState.RUNNING, Action.START_ENDPOINT, versions)
 
-    async def stop(self, principal: Principal, endpoint_id: str) -> None:
+    async def stop(self, principal: Principal, endpoint_id: str, versions: Collection[int] | None = None) -> None:
         """Stop the endpoint. Queued tasks are kept. Does nothing if it is stopped."""
-        await self._set_state(principal, endpoint_id, DesiredState.STOPPED, Action.STOP_ENDPOINT)
+        await self._set_state(principal, endpoint_id, DesiredState.STOPPED, Action.STOP_ENDPOINT, versions)
 
-    async def pause(self, principal: Principal, endpoint_id: str) -> None:
+    async def pause(self, principal: Principal, endpoint_id: str, versions: Collection[int] | None = None) -> None:
         """Let no agent claim tasks of the queue until `resume`. Does nothing if it is paused.
 
         Raises StateConflict while an agent works that is too old to notice.
         """
         check_has_access(principal, endpoint_id)
         await self._check_agents(endpoint_id)
-        await self._set_paused(principal, endpoint_id, Action.PAUSE_ENDPOINT, paused=True)
+        await self._set_paused(principal, endpoint_id, Action.PAUSE_ENDPOINT, versions, paused=True)
 
-    async def resume(self, principal: Principal, endpoint_id: str) -> None:
+    async def resume(self, principal: Principal, endpoint_id: str, versions: Collection[int] | None = None) -> None:
         """Let agents claim tasks of the queue again. Does nothing if it is not paused."""
         check_has_access(principal, endpoint_id)
-        await self._set_paused(principal, endpoint_id, Action.RESUME_ENDPOINT, paused=False)
+        await self._set_paused(principal, endpoint_id, Action.RESUME_ENDPOINT, versions, paused=False)
 
-    async def _set_paused(self, principal: Principal, endpoint_id: str, action: Action, *, paused: bool) -> None:
-        await self._set(
-            principal, endpoint_id, action, self._endpoints.set_paused(endpoint_id, principal.tenant, paused=paused)
-        )
+    async def _set_paused(
+        self, principal: Principal, endpoint_id: str, action: Action, versions: Collection[int] | None, *, paused: bool
+    ) -> None:
+        call = self._endpoints.set_paused(endpoint_id, principal.tenant, paused=paused, versions=versions)
+        await self._set(principal, endpoint_id, action, call)
 
     async def _check_agents(self, endpoint_id: str) -> None:
         """Raise StateConflict while an agent of an earlier version claims tasks of the endpoint."""
@@ -325,13 +330,13 @@ class Endpoints:
         if any(one.is_outdated for one in workers):
             raise StateConflict("workers are being upgraded: an agent of an earlier version still works")
 
-    async def delete(self, principal: Principal, endpoint_id: str) -> None:
+    async def delete(self, principal: Principal, endpoint_id: str, versions: Collection[int] | None = None) -> None:
         """Delete the endpoint: the controller stops its workers, ends its tasks and removes it.
 
         Every request for it gets NotFound from now on.
         """
         endpoint = await self.get(principal, endpoint_id)
-        await self._set_state(principal, endpoint_id, DesiredState.DELETED, Action.DELETE_ENDPOINT)
+        await self._set_state(principal, endpoint_id, DesiredState.DELETED, Action.DELETE_ENDPOINT, versions)
         await self._release_credential(endpoint)
 
     async def webhook_secret(self, principal: Principal, endpoint: Endpoint) -> str:
@@ -378,9 +383,16 @@ class Endpoints:
     async def _change(self, principal: Principal, action: Action, endpoint_id: str, call: Awaitable[T]) -> T:
         return await self._audit.change(principal, action, endpoint_target(endpoint_id), call)
 
-    async def _set_state(self, principal: Principal, endpoint_id: str, desired: DesiredState, action: Action) -> None:
+    async def _set_state(
+        self,
+        principal: Principal,
+        endpoint_id: str,
+        desired: DesiredState,
+        action: Action,
+        versions: Collection[int] | None,
+    ) -> None:
         check_has_access(principal, endpoint_id)
-        call = self._endpoints.set_desired_state(endpoint_id, principal.tenant, desired)
+        call = self._endpoints.set_desired_state(endpoint_id, principal.tenant, desired, versions)
         await self._set(principal, endpoint_id, action, call)
 
     async def _set(
@@ -389,6 +401,8 @@ class Endpoints:
         match await self._change(principal, action, endpoint_id, change):
             case StateChange.NOT_FOUND:
                 raise NotFound(Resource.ENDPOINT)
+            case StateChange.CONFLICT:
+                raise PreconditionFailed("endpoint")
             case StateChange.OK:
                 await self._note(principal, action, endpoint_id)
 

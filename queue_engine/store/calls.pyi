@@ -777,6 +777,9 @@ class SetDesiredStateOk:
 class SetDesiredStateUnchanged:
     word: Literal["UNCHANGED"]
 
+class SetDesiredStateConflict:
+    word: Literal["CONFLICT"]
+
 class SetDesiredStateNotFound:
     word: Literal["NOT_FOUND"]
 
@@ -785,6 +788,9 @@ class SetPausedOk:
 
 class SetPausedUnchanged:
     word: Literal["UNCHANGED"]
+
+class SetPausedConflict:
+    word: Literal["CONFLICT"]
 
 class SetPausedNotFound:
     word: Literal["NOT_FOUND"]
@@ -1929,7 +1935,8 @@ class Scripts:
         tenant: str,
         desired: str,
         call_id: str,
-    ) -> SetDesiredStateOk | SetDesiredStateUnchanged | SetDesiredStateNotFound:
+        versions: Sequence[str],
+    ) -> SetDesiredStateOk | SetDesiredStateUnchanged | SetDesiredStateConflict | SetDesiredStateNotFound:
         """Set the desired state of an endpoint. A deletion is final. Allowed at maxmemory, because a deletion frees
         memory.
         """
@@ -1941,7 +1948,8 @@ class Scripts:
         tenant: str,
         is_paused: bool,
         call_id: str,
-    ) -> SetPausedOk | SetPausedUnchanged | SetPausedNotFound:
+        versions: Sequence[str],
+    ) -> SetPausedOk | SetPausedUnchanged | SetPausedConflict | SetPausedNotFound:
         """Pause the queue of an endpoint, or resume it. While it is paused no agent claims its tasks. Allowed at
         maxmemory, so that an operator can stop work then.
         """

@@ -51,6 +51,8 @@ class StateChange(StrEnum):
     OK = "OK"
     UNCHANGED = "UNCHANGED"
     """The endpoint was in this state."""
+    CONFLICT = "CONFLICT"
+    """The endpoint has another version than the client accepts."""
     NOT_FOUND = "NOT_FOUND"
 
 
@@ -221,16 +223,33 @@ class EndpointStore:
             await self.index.note_name(tenant, endpoint_id, name)
             await self._forget_name(tenant, [endpoint_id], former)
 
-    async def set_desired_state(self, endpoint_id: str, tenant: str, desired: DesiredState) -> StateChange:
-        """Record the desired state of an endpoint."""
-        keys = self._partitions.of(endpoint_id)
-        reply = await self._scripts.set_desired_state(keys, tenant=tenant, desired=desired.value, call_id=new_call_id())
+    async def set_desired_state(
+        self, endpoint_id: str, tenant: str, desired: DesiredState, versions: Collection[int] | None = None
+    ) -> StateChange:
+        """Record the desired state of an endpoint, if it has one of `versions`. None means any version."""
+        reply = await self._scripts.set_desired_state(
+            self._partitions.of(endpoint_id),
+            tenant=tenant,
+            desired=desired.value,
+            call_id=new_call_id(),
+            versions=_accepted(versions),
+        )
         return StateChange(reply.word)
 
-    async def set_paused(self, endpoint_id: str, tenant: str, *, paused: bool) -> StateChange:
-        """Pause the queue of an endpoint, or resume it. No agent claims a task between the two calls."""
-        keys = self._partitions.of(endpoint_id)
-        reply = await self._scripts.set_paused(keys, tenant=tenant, is_paused=paused, call_id=new_call_id())
+    async def set_paused(
+        self, endpoint_id: str, tenant: str, *, paused: bool, versions: Collection[int] | None = None
+    ) -> StateChange:
+        """Pause the queue of an endpoint, or resume it, if it has one of `versions`. None means any version.
+
+        No agent claims a task between the two calls.
+        """
+        reply = await self._scripts.set_paused(
+            self._partitions.of(endpoint_id),
+            tenant=tenant,
+            is_paused=paused,
+            call_id=new_call_id(),
+            versions=_accepted(versions),
+        )
         return StateChange(reply.word)
 
     async def remove(self, endpoint_id: str) -> bool:
@@ -597,6 +616,11 @@ def open_signing_secret(sealer: Sealer, endpoint_id: str, stored: str) -> str:
     if _is_in_clear(stored):
         return stored
     return sealer.open(stored, _signing_context(endpoint_id)).decode()
+
+
+def _accepted(versions: Collection[int] | None) -> list[str]:
+    """Return the versions as the scripts take them, for which an empty list means any. No endpoint has version 0."""
+    return [] if versions is None else [str(one) for one in versions] or ["0"]
 
 
 def _is_in_clear(signing_secret: str) -> bool:

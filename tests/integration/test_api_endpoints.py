@@ -574,6 +574,31 @@ class TestPreconditions:
         await api.client.post(f"{path}/{order}")
         assert (await api.client.patch(path, json={"workers": 9}, headers=headers)).status_code == 412
 
+    @pytest.mark.parametrize("order", ["stop", "start", "pause", "resume", "delete"])
+    async def test_an_order_is_refused_if_the_endpoint_was_changed_since_it_was_read(
+        self, api: RunningApi, order: str
+    ) -> None:
+        path = f"/v2/serverless/{await api.create_endpoint()}"
+        method, target = ("DELETE", path) if order == "delete" else ("POST", f"{path}/{order}")
+        for before in {"start": ["stop"], "resume": ["pause"]}.get(order, []):
+            await api.client.post(f"{path}/{before}")
+        tag = (await api.client.get(path)).headers["etag"]
+        changed = await api.client.patch(path, json={"maxAttempts": 7})
+        read, audited = (await api.client.get(path)).json(), (await api.client.get("/v2/audit")).json()["data"]["items"]
+        for given in (tag, '"x"'):
+            late = await api.client.request(method, target, headers={"If-Match": given})
+            assert (late.status_code, late.json()["code"], late.json()["data"]) == (412, 12001, None)
+            assert late.json()["message"] == "If-Match: the endpoint was changed since it was read"
+        wrong = await api.client.request(method, target, headers={"If-Match": "1"})
+        assert (wrong.status_code, wrong.json()["message"][:18]) == (400, "If-Match: must be ")
+        assert (await api.client.get(path)).json() == read
+        assert (await api.client.get("/v2/audit")).json()["data"]["items"] == audited
+        headers = {"If-Match": changed.headers["etag"]}
+        assert (await api.client.request(method, target, headers=headers)).status_code == 200
+        # As after a lost response.
+        repeated = await api.client.request(method, target, headers=headers)
+        assert repeated.status_code == (404 if order == "delete" else 200)
+
     @pytest.mark.parametrize(
         ("given", "status"),
         [

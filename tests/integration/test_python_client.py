@@ -4,14 +4,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from queue_engine.client import (
+    ApiError,
     AsyncClient,
     AsyncEndpoint,
     Client,
@@ -159,6 +161,45 @@ def test_a_map_gives_each_result_once_and_goes_on_where_it_was(echo: Endpoint) -
     assert [(item.index, item.result()) for item in items] == [(n, n) for n in range(30)]
     runs = [echo.task(item.task_id).info().attempts for item in items]
     assert runs == [1] * 30
+
+
+def test_a_change_of_what_was_read_is_refused_if_another_was_made_since(lasting_up: Up) -> None:
+    with Client(lasting_up.url, API_KEY) as client:
+        made = client.create_endpoint(
+            name="versions", image="none", resources=RESOURCES, workers=0, container_volume_in_gb=20,
+            service_mode="QUEUE", expose={"port": 8000, "protocol": "http"},
+        )  # fmt: skip
+        by_id, by_name = client.endpoint(made.id), client.endpoint("versions")
+        read = by_name.info().etag
+        assert read is not None
+        assert by_id.info().etag == read
+        changed = by_id.update(max_attempts=7, if_match=read).etag
+        assert changed == by_id.info().etag != read
+        changes: list[Callable[[], object]] = [
+            lambda: by_id.update(max_attempts=8, if_match=read),
+            *(partial(order, if_match=read) for order in (by_id.stop, by_id.pause, by_id.delete)),
+        ]
+        for change in changes:
+            with pytest.raises(ApiError) as raised:
+                change()
+            assert raised.value.status == 412
+        assert by_id.info().etag == changed
+        by_id.delete(if_match=changed)
+
+
+async def test_the_asynchronous_client_deletes_what_it_has_read(lasting_up: Up) -> None:
+    async with AsyncClient(lasting_up.url, API_KEY) as client:
+        made = await client.create_endpoint(
+            name="versions", image="none", resources=RESOURCES, workers=0, container_volume_in_gb=20,
+            service_mode="QUEUE", expose={"port": 8000, "protocol": "http"},
+        )  # fmt: skip
+        endpoint = client.endpoint("versions")
+        read = (await endpoint.info()).etag
+        changed = (await endpoint.update(max_attempts=7, if_match=read)).etag
+        with pytest.raises(ApiError) as raised:
+            await endpoint.delete(if_match=read)
+        assert raised.value.status == 412
+        await client.endpoint(made.id).delete(if_match=changed)
 
 
 def test_a_batch_is_submitted_once_and_its_tasks_run(echo: Endpoint) -> None:

@@ -78,27 +78,32 @@ class EndpointRoutes:
             Operation(
                 "DELETE", "/v2/serverless/{id}", self.delete_endpoint, right=Right.MANAGE,
                 summary="Delete an endpoint and its tasks",
-                tag=TAG, response=Success[bool], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
+                tag=TAG, response=Success[bool], parameters=[ENDPOINT_ID, IF_MATCH],
+                failures=(400, 401, 404, 412, 429, 503),
             ),
             Operation(
                 "POST", "/v2/serverless/{id}/start", self.start_endpoint, right=Right.OPERATE,
                 summary="Start an endpoint", tag=TAG,
-                response=Success[bool], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
+                response=Success[bool], parameters=[ENDPOINT_ID, IF_MATCH],
+                failures=(400, 401, 404, 412, 429, 503),
             ),
             Operation(
                 "POST", "/v2/serverless/{id}/stop", self.stop_endpoint, right=Right.OPERATE,
                 summary="Stop an endpoint", tag=TAG,
-                response=Success[bool], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
+                response=Success[bool], parameters=[ENDPOINT_ID, IF_MATCH],
+                failures=(400, 401, 404, 412, 429, 503),
             ),
             Operation(
                 "POST", "/v2/serverless/{id}/pause", self.pause_endpoint, right=Right.OPERATE,
                 summary="Pause the queue of an endpoint", tag=TAG,
-                response=Success[bool], parameters=[ENDPOINT_ID], failures=(401, 404, 409, 429, 503),
+                response=Success[bool], parameters=[ENDPOINT_ID, IF_MATCH],
+                failures=(400, 401, 404, 409, 412, 429, 503),
             ),
             Operation(
                 "POST", "/v2/serverless/{id}/resume", self.resume_endpoint, right=Right.OPERATE,
                 summary="Resume the queue of an endpoint", tag=TAG,
-                response=Success[bool], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
+                response=Success[bool], parameters=[ENDPOINT_ID, IF_MATCH],
+                failures=(400, 401, 404, 412, 429, 503),
             ),
             Operation(
                 "PUT", "/v2/serverless/{id}/workers", self.scale_endpoint, right=Right.OPERATE,
@@ -179,7 +184,7 @@ class EndpointRoutes:
     async def start_endpoint(self, request: Request) -> Response:
         """Starts the endpoint's workers. Does nothing if the endpoint is already started."""
         principal = await self._services.admit(request)
-        await self._endpoints.start(principal, endpoint_id_in(request))
+        await self._endpoints.start(principal, endpoint_id_in(request), versions_in(request))
         return success(True)
 
     async def stop_endpoint(self, request: Request) -> Response:
@@ -187,7 +192,7 @@ class EndpointRoutes:
         to repeat.
         """
         principal = await self._services.admit(request)
-        await self._endpoints.stop(principal, endpoint_id_in(request))
+        await self._endpoints.stop(principal, endpoint_id_in(request), versions_in(request))
         return success(True)
 
     async def pause_endpoint(self, request: Request) -> Response:
@@ -196,21 +201,22 @@ class EndpointRoutes:
         409 while an agent of an earlier version works.
         """
         principal = await self._services.admit(request)
-        await self._endpoints.pause(principal, endpoint_id_in(request))
+        await self._endpoints.pause(principal, endpoint_id_in(request), versions_in(request))
         return success(True)
 
     async def resume_endpoint(self, request: Request) -> Response:
         """Workers begin tasks again, at once. Safe to repeat."""
         principal = await self._services.admit(request)
-        await self._endpoints.resume(principal, endpoint_id_in(request))
+        await self._endpoints.resume(principal, endpoint_id_in(request), versions_in(request))
         return success(True)
 
     async def delete_endpoint(self, request: Request) -> Response:
         """Stops the workers, ends queued tasks as FAILED and sends their webhooks. Then removes the endpoint with its
-        data.
+        data. With `If-Match` it does so only if nothing has changed, started, stopped or paused the endpoint since it
+        was read.
         """
         principal = await self._services.admit(request)
-        await self._endpoints.delete(principal, endpoint_id_in(request))
+        await self._endpoints.delete(principal, endpoint_id_in(request), versions_in(request))
         return success(True)
 
     async def scale_endpoint(self, request: Request) -> Response:
