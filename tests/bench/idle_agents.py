@@ -10,16 +10,17 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from queue_engine.aio import end_tasks
+from queue_engine.aio import end_tasks, retry_while_unavailable
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.tasks import NewTask, Succeeded, TaskSpec
 from queue_engine.domain.workers import MAX_IDLE_REPORT_SECONDS, WorkerStatus
 from queue_engine.processes.file_limit import raise_file_limit
 from queue_engine.store.keys import endpoints_of
+from queue_engine.store.redis.client import unavailability
 from queue_engine.store.store import AGENT_KEPT_SECONDS, Store
 from queue_engine.store.task_source import StoreClaim, StoreLog, StoreTaskSource, StoreWorkerRecord
 from tests.bench.growth import server_seconds
@@ -99,7 +100,7 @@ class _Agent:
         task_id = f"of_{self._worker_id}"
         task = NewTask(task_id, self._endpoint_id, TENANT, TaskSpec(8000, "/run"), b"1", task_id)
         async with connecting:
-            await self._record.register()
+            await _repeated(self._record.register)
             await engine.tasks.enqueue(task)
             for claim in await self._source.claim(1):
                 await self._run(claim)
@@ -114,21 +115,26 @@ class _Agent:
 
     async def wait_for_tasks(self) -> None:
         while True:
-            await self._source.claim(1)
+            await _repeated(lambda: self._source.claim(1))
 
     async def take_over(self) -> None:
         while True:
-            await self._source.claim_abandoned(1, unstarted_seconds=MAX_UNSTARTED_SECONDS)
+            await _repeated(lambda: self._source.claim_abandoned(1, unstarted_seconds=MAX_UNSTARTED_SECONDS))
             await asyncio.sleep(MAX_UNSTARTED_SECONDS / 4)
 
     async def report(self) -> None:
         while True:
-            await self._report(0)
+            await _repeated(lambda: self._report(0))
             await asyncio.sleep(MAX_IDLE_REPORT_SECONDS)
 
     async def _report(self, running: int) -> None:
         status = WorkerStatus.RUNNING
         await self._record.report(status, running_tasks=running, address=ADDRESS, reason="", error="")
+
+
+async def _repeated(call: Callable[[], Awaitable[object]]) -> None:
+    """Repeat a call while the store is unavailable, as an agent does: thousands connect at once."""
+    await retry_while_unavailable(call, passing=unavailability, what="agents")
 
 
 @asynccontextmanager

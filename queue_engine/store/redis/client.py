@@ -72,6 +72,8 @@ _REASONS: Mapping[type[BaseException], str] = {
 }
 
 
+_NO_ROOM = "max number of clients reached"
+"""The error with which a server closes a new connection beyond its `maxclients`."""
 _REFUSED = ("OOM", "READONLY", "MISCONF", "NOREPLICAS")
 """Prefixes of error replies to writes that the store did not execute. Reads do not get them."""
 
@@ -241,6 +243,8 @@ def unavailability(error: BaseException) -> str | None:
     for kind, reason in _REASONS.items():
         if isinstance(error, kind):
             return reason
+    if isinstance(error, RedisConnectionError) and _NO_ROOM in str(error):
+        return "it accepts no more connections (maxclients)"
     if isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError)):
         fault = _tls_fault(error)
         return "it cannot be reached" + (f" (TLS: {fault})" if fault else "")
