@@ -42,6 +42,7 @@ from queue_engine.api.v2.error_groups import ErrorGroupRoutes
 from queue_engine.api.v2.events import EventRoutes
 from queue_engine.api.v2.keys import KeyRoutes
 from queue_engine.api.v2.logs import LogRoutes
+from queue_engine.api.v2.raw_values import RawValueRoutes
 from queue_engine.api.v2.search import SearchRoutes
 from queue_engine.api.v2.series import SeriesRoutes
 from queue_engine.api.v2.system import SystemRoutes
@@ -137,6 +138,7 @@ def create_app(
     document = functools.cache(lambda: describe(operations))
     # Routes are tried in this order, so the most frequent ones come first.
     operations += TaskRoutes(services).operations()
+    operations += RawValueRoutes(services).operations()
     operations += CloneRoutes(services).operations()
     operations += TaskOperationRoutes(services).operations()
     operations += BatchRoutes(services).operations()

@@ -5,6 +5,7 @@ EngineError
 ├── Unauthorized            no valid API key or agent token; the same text for every reason
 ├── Forbidden               the role of the API key does not allow the call
 ├── NotFound                an object that does not exist, or that the caller cannot see
+│   └── NoOutput            a task that has not succeeded
 ├── StateConflict           the state of the resource forbids the request
 ├── PreconditionFailed      the resource is not in the state that the request names
 ├── EndpointClosed          the endpoint takes no tasks now
@@ -71,6 +72,14 @@ class NotFound(EngineError):
     def __init__(self, resource: Resource) -> None:
         super().__init__(f"{resource.value} not found")
         self.resource = resource
+
+
+class NoOutput(NotFound):
+    """The task has no output, because it has not succeeded."""
+
+    def __init__(self, state: str, *, has_ended: bool) -> None:
+        super().__init__(Resource.TASK)
+        self.args = (f"the task has no output: it {f'ended as {state}' if has_ended else f'has not ended ({state})'}",)
 
 
 class StateConflict(EngineError):

@@ -6,6 +6,7 @@ queue_engine/store/lua.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -323,6 +324,46 @@ TASK_FIELDS = (*SPEC_FIELDS, *definitions_of(NewTask, TaskField))
 """The fields of a request besides its id and its input."""
 
 
+class Payload(StrEnum):
+    """The part of a task's input and output that is read with its detail."""
+
+    FULL = "full"
+    HEAD = "head"
+    """The first HEAD_BYTES of each."""
+    NONE = "none"
+
+
+HEAD_BYTES = 2048
+"""Maximum length of the head of an input or output."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The beginning of an input or output, cut between two characters."""
+
+    text: str
+    size: int
+    """Its length in bytes of UTF-8, which is the place of the cut."""
+    is_cut: bool
+    """True if the input or output is longer."""
+
+    @classmethod
+    def of(cls, read: bytes | memoryview, whole_bytes: int) -> Head:
+        """Return the head in the first bytes of a text with `whole_bytes` bytes."""
+        is_cut = len(read) < whole_bytes
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        text = decoder.decode(bytes(read), final=not is_cut)
+        return cls(text, len(read) - len(decoder.getstate()[0]), is_cut)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The heads of the input and the output of a task."""
+
+    input: Head
+    output: Head | None
+
+
 @dataclass(frozen=True)
 class LongText:
     """JSON text that is not read as a whole, because a process would hold megabytes of it while it is sent on."""
@@ -413,6 +454,8 @@ class Task:
     """JSON text; None if there is none or it was not requested."""
     long: LongTexts | None = None
     """Input and output in place of the two before, if they are long."""
+    heads: Heads | None = None
+    """The beginnings of input and output in place of these, if they were requested."""
     facts: DetailFacts | None = None
     """None if they were not requested."""
 

@@ -9,7 +9,7 @@ from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.errors import Resource
 from queue_engine.domain.logs import EndpointLogPage, EndpointPlace, LogPage, LogQuery
 from queue_engine.domain.principals import Principal
-from queue_engine.domain.tasks import Attempt, LongText, LongTexts, Task, TaskPage, TaskStatus
+from queue_engine.domain.tasks import Attempt, LongText, LongTexts, Payload, Task, TaskPage, TaskStatus
 from queue_engine.domain.workers import Worker, WorkerStatus
 from queue_engine.engine.access import check_sees, check_sees_task
 from queue_engine.engine.patience import found_in_store, from_store
@@ -41,16 +41,30 @@ class Queries:
         check_sees(principal, endpoint)
         return await from_store(self._tasks.page(endpoint.endpoint_id, status, page=page, size=size))
 
-    async def task(self, principal: Principal, endpoint: Endpoint, task_id: str, *, with_payload: bool = True) -> Task:
-        """Return the task with its detail, and its input and output unless `with_payload` is False.
+    async def task(
+        self, principal: Principal, endpoint: Endpoint, task_id: str, *, payload: Payload = Payload.FULL
+    ) -> Task:
+        """Return the task with its detail, and this part of its input and output.
 
         Reading parts of long ones raises StoreUnavailable.
         """
         check_sees(principal, endpoint)
-        reading = self._tasks.get(endpoint.endpoint_id, task_id, max_bytes=MAX_WHOLE_BYTES, with_payload=with_payload)
+        reading = self._tasks.get(endpoint.endpoint_id, task_id, max_bytes=MAX_WHOLE_BYTES, payload=payload)
         task = await found_in_store(reading, Resource.TASK)
         check_sees_task(principal, task)
         return task if task.long is None else replace(task, long=_patient(task.long))
+
+    async def texts(self, principal: Principal, endpoint: Endpoint, task_id: str) -> tuple[Task, LongTexts]:
+        """Return the task with its input and its output, which are not read yet. Reading raises StoreUnavailable.
+
+        It has an output if it has succeeded.
+        """
+        check_sees(principal, endpoint)
+        task = await found_in_store(self._tasks.texts(endpoint.endpoint_id, task_id), Resource.TASK)
+        check_sees_task(principal, task)
+        if task.long is None:
+            raise ValueError("the task was read without its texts")
+        return task, _patient(task.long)
 
     async def brief(self, principal: Principal, endpoint: Endpoint, task_id: str) -> Task:
         """Return the task without its input and output."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.errors import NotFound, StoreUnavailable
 from queue_engine.domain.principals import Principal
-from queue_engine.domain.tasks import Task, TaskStatus
+from queue_engine.domain.tasks import Payload, Task, TaskStatus
 from queue_engine.engine.access import check_sees
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.queries import Queries
@@ -88,7 +88,7 @@ class Waits:
         task_id: str,
         ended: asyncio.Future[None],
         *,
-        with_payload: bool = True,
+        payload: Payload = Payload.FULL,
     ) -> WaitedTask:
         """Return the task when it has ended, or as it is when `ended` is done; on demand without input and output.
 
@@ -105,7 +105,7 @@ class Waits:
             while True:
                 await watched.next(ended)
                 try:
-                    task = await self._read(principal, endpoint, task_id, with_payload=with_payload)
+                    task = await self._read(principal, endpoint, task_id, payload=payload)
                 except StoreUnavailable:
                     if ended.done():
                         raise
@@ -214,9 +214,11 @@ class Waits:
 
         return dict(zip(names, await asyncio.gather(*map(brief, names)), strict=True))
 
-    async def _read(self, principal: Principal, endpoint: Endpoint, task_id: str, *, with_payload: bool = True) -> Task:
+    async def _read(
+        self, principal: Principal, endpoint: Endpoint, task_id: str, *, payload: Payload = Payload.FULL
+    ) -> Task:
         """Return the task. An end is returned only when it is as durable as configured."""
-        task = await self._queries.task(principal, endpoint, task_id, with_payload=with_payload)
+        task = await self._queries.task(principal, endpoint, task_id, payload=payload)
         if has_ended(task):
             await from_store(self._watch.confirm(endpoint.endpoint_id))
         return task

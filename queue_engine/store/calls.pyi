@@ -1629,6 +1629,7 @@ class Scripts:
         *,
         is_whole: bool,
         max_bytes: int | None,
+        head_bytes: int | None,
     ) -> ReadDetailOk | ReadDetailLong | ReadDetailGone:
         """Read a task with what only its detail has: times that sorted sets and indexes have, and lengths. A list does
         without these keys.

@@ -16,11 +16,15 @@ from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.domain.endpoints import DesiredState, TaskCounts
 from queue_engine.domain.rates import RateScope, RateState
 from queue_engine.domain.tasks import (
+    HEAD_BYTES,
     Attempt,
     DetailFacts,
+    Head,
+    Heads,
     LongText,
     LongTexts,
     NewTask,
+    Payload,
     Task,
     TaskPage,
     TaskSpec,
@@ -234,24 +238,37 @@ class TaskStore:
         return AcceptedRequest(reply.fingerprint, reply.input) if reply.word == "OK" else None
 
     async def get(
-        self, endpoint_id: str, task_id: str, *, max_bytes: int | None = None, with_payload: bool = True
+        self, endpoint_id: str, task_id: str, *, max_bytes: int | None = None, payload: Payload = Payload.FULL
     ) -> Task | None:
         """Return the task with its input, output, secrets and `facts`, or None.
 
-        If input and output have more than `max_bytes` together, the task has them as `long`. It has neither of them
-        without `with_payload`.
+        If input and output have more than `max_bytes` together, the task has them as `long`. With `Payload.HEAD` it has
+        `heads` in place of them, and with `Payload.NONE` nothing.
         """
         keys = self._partitions.of(endpoint_id).of_task(task_id)
-        reply = await self._scripts.read_detail(keys, is_whole=with_payload, max_bytes=max_bytes)
+        is_whole, head_bytes = payload is Payload.FULL, HEAD_BYTES if payload is Payload.HEAD else None
+        reply = await self._scripts.read_detail(keys, is_whole=is_whole, max_bytes=max_bytes, head_bytes=head_bytes)
         if reply.word == "GONE":
             return None
         if reply.word == "LONG":
             return self._long_task(keys, reply)
         length = int(reply.fields["spec"])
         spec = self._readable_spec(reply.front[:length], endpoint_id, task_id)
-        input_ = rest_of(reply.front, length) if with_payload else None
+        facts = _facts(reply)
+        input_ = rest_of(reply.front, length) if is_whole else None
         task = task_from(endpoint_id, task_id, reply.fields, spec, input_, reply.result)
-        return replace(task, facts=_facts(reply))
+        if payload is Payload.HEAD:
+            return replace(task, facts=facts, output=None, heads=_heads(reply.front[length:], task.output, facts))
+        return replace(task, facts=facts)
+
+    async def texts(self, endpoint_id: str, task_id: str) -> Task | None:
+        """Return the task with its input and output as `long`, whatever their length, or None.
+
+        It has an output if it has succeeded.
+        """
+        keys = self._partitions.of(endpoint_id).of_task(task_id)
+        reply = await self._scripts.read_detail(keys, is_whole=False, max_bytes=None, head_bytes=None)
+        return None if reply.word == "GONE" else self._long_task(keys, reply)
 
     async def brief(self, endpoint_id: str, task_id: str) -> Task | None:
         """Return the task without its input, output and secrets, or None."""
@@ -263,7 +280,7 @@ class TaskStore:
         Raises SecretKeyMissing or SealBroken if a secret cannot be opened.
         """
         keys = self._partitions.of(endpoint_id).of_task(task_id)
-        reply = await self._scripts.read_detail(keys, is_whole=True, max_bytes=0)
+        reply = await self._scripts.read_detail(keys, is_whole=True, max_bytes=0, head_bytes=None)
         if reply.word == "GONE":
             return None
         if reply.word == "LONG":
@@ -396,10 +413,12 @@ class TaskStore:
         spec = self._specs.decode_public(read.spec)
         return task_from(endpoint_id, task_id, read.fields, spec, None, read.error)
 
-    def _long_task(self, keys: TaskKeys, read: ReadDetailLong) -> Task:
+    def _long_task(self, keys: TaskKeys, read: ReadDetailLong | ReadDetailOk) -> Task:
+        """Return a task with its texts as `long`. A reply that is OK must have neither of them."""
         endpoint_id, task_id = keys.endpoint_keys.endpoint_id, keys.task_id
-        spec = self._readable_spec(read.spec, endpoint_id, task_id)
-        task = task_from(endpoint_id, task_id, read.fields, spec, None, read.error)
+        text, error = (read.front, read.result) if read.word == "OK" else (read.spec, read.error)
+        spec = self._readable_spec(text, endpoint_id, task_id)
+        task = task_from(endpoint_id, task_id, read.fields, spec, None, error)
         input_ = self._long_text(keys, read.fields, read.input_bytes, is_output=False)
         output = self._long_text(keys, read.fields, read.output_bytes, is_output=True) if read.output_bytes else None
         return replace(task, long=LongTexts(input_, output), facts=_facts(read))
@@ -459,6 +478,11 @@ def _facts(read: ReadDetailOk | ReadDetailLong) -> DetailFacts:
         input_bytes=read.input_bytes,
         output_bytes=read.output_bytes,
     )
+
+
+def _heads(input_: bytes, output: bytes | None, facts: DetailFacts) -> Heads:
+    of_output = None if output is None else Head.of(output, facts.output_bytes or 0)
+    return Heads(Head.of(input_, facts.input_bytes), of_output)
 
 
 def _lane_facts(found: Sequence[int]) -> LaneFacts | None:

@@ -213,11 +213,11 @@ async def test_input_and_output_are_left_out_on_demand(api: RunningApi, endpoint
     assert await detail_of(api, endpoint_id, query={"payload": "none", **wait}) == full
 
 
-@pytest.mark.parametrize("word", ["head", "", "none,full", "0"])
+@pytest.mark.parametrize("word", ["heads", "", "none,full", "0"])
 async def test_another_payload_is_refused(api: RunningApi, endpoint_id: str, word: str) -> None:
     await api.submit(endpoint_id, taskId="a")
     answer = await api.client.get(f"/v2/serverless/{endpoint_id}/tasks/a", params={"payload": word})
-    assert (answer.status_code, answer.json()["message"]) == (400, "payload: must be one of full, none")
+    assert (answer.status_code, answer.json()["message"]) == (400, "payload: must be one of full, head, none")
 
 
 async def test_lists_have_none_of_it(api: RunningApi, endpoint_id: str) -> None:

@@ -29,7 +29,7 @@ from queue_engine.domain.ids import is_endpoint_id, is_task_id, is_worker_id
 from queue_engine.domain.logs import EndpointLogPage, EndpointPlace, LogPage, LogQuery, Place
 from queue_engine.domain.principals import Principal, Right
 from queue_engine.domain.task_operations import is_operation_id
-from queue_engine.domain.tasks import DeliveryStatus, Task
+from queue_engine.domain.tasks import DeliveryStatus, Payload, Task
 from queue_engine.engine.access import check_has_access, check_may
 from queue_engine.engine.engine import Engine
 from queue_engine.engine.principals import REVOCATION_SECONDS
@@ -223,7 +223,7 @@ class _Task(_Source):
 
     async def _state(self) -> Mapping[str, Any]:
         endpoint, principal, task_id = await self._endpoint(), self._principal, self._topic.part
-        task = await self._engine.queries.task(principal, endpoint, task_id, with_payload=False)
+        task = await self._engine.queries.task(principal, endpoint, task_id, payload=Payload.NONE)
         waiting = await self._engine.waiting.of(principal, endpoint, task)
         attempts = await self._engine.queries.attempts(principal, endpoint, task_id)
         deliveries = await self._engine.deliveries.ledger(principal, endpoint, task_id)

@@ -17,11 +17,13 @@ from queue_engine.api.v2.shown import plain, shown_type
 from queue_engine.domain.definitions import Defined
 from queue_engine.domain.endpoints import Endpoint, TaskCounts
 from queue_engine.domain.tasks import (
+    HEAD_BYTES,
     SPEC_FIELDS,
     SUSPECT_AFTER,
     Attempt,
     AttemptOutcome,
     DeliveryStatus,
+    Head,
     Priority,
     Task,
     TaskField,
@@ -170,6 +172,32 @@ def waiting_view(waiting: Waiting) -> dict[str, Any]:
     }
 
 
+class HeadView(View):
+    """The beginning of an input or output."""
+
+    text: str = Field(
+        description=f"Beginning of the JSON text: at most {HEAD_BYTES} bytes of UTF-8, cut between two characters"
+    )
+    bytes: int = Field(description="Length of `text` in bytes, which is the place of the cut")
+    is_cut: bool = Field(description="True if the input or output is longer")
+
+
+def head_view(head: Head) -> dict[str, Any]:
+    """Return a HeadView."""
+    return {"text": head.text, "bytes": head.size, "isCut": head.is_cut}
+
+
+def _heads_view(task: Task, *, hidden: bool) -> dict[str, Any]:
+    """Return the members of a detail that are heads: none if not read, null if `hidden`."""
+    if task.heads is None:
+        return {}
+    input_, output = (None, None) if hidden else (task.heads.input, task.heads.output)
+    return {
+        "inputHead": None if input_ is None else head_view(input_),
+        "outputHead": None if output is None else head_view(output),
+    }
+
+
 if TYPE_CHECKING:
 
     class _TaskDetailFields(TaskView):
@@ -211,11 +239,17 @@ class TaskDetailView(_TaskDetailFields):
     trace_id: str | None = Field(description="Trace in the `traceparent` header of the submission; null without one")
     waiting: WaitingView | None = Field(description="The reason for which the task waits; null if it runs or has ended")
 
-    input: Any = Field(None, description="The input as submitted. Left out with `payload=none`")
+    input: Any = Field(None, description="The input as submitted. Only with `payload=full`")
     output: Any = Field(
         None,
-        description="The container's response; null before the task succeeds, and if it failed. Left out with "
-        "`payload=none`",
+        description="The container's response; null before the task succeeds, and if it failed. Only with "
+        "`payload=full`",
+    )
+    input_head: HeadView | None = Field(None, description="Beginning of the input. Only with `payload=head`")
+    output_head: HeadView | None = Field(
+        None,
+        description="Beginning of the output; null before the task succeeds, and if it failed. Only with "
+        "`payload=head`",
     )
     headers: dict[str, str] = Field(description="Headers for the container; values that may be secrets are `***`")
 
@@ -245,6 +279,7 @@ def task_detail_view(
         "traceId": task.spec.trace_id,
         "waiting": None if waiting is None else waiting_view(waiting),
         "headers": {} if hidden else masked(task.spec.headers),
+        **_heads_view(task, hidden=hidden),
     }
 
 

@@ -39,7 +39,7 @@ from queue_engine.api.v2.waits import (
     Wait,
     WaitForTasks,
     disconnect_parameter,
-    has_payload,
+    payload_in,
     payload_parameter,
     wait_in,
     wait_parameter,
@@ -192,11 +192,11 @@ class TaskRoutes:
         `waiting` tells why a task that has not ended does not run.
         """
         principal = await self._services.admit(request)
-        wait, with_payload, task_id = wait_in(request), has_payload(request), task_id_in(request)
+        wait, payload, task_id = wait_in(request), payload_in(request), task_id_in(request)
         endpoint = await self._services.endpoint(request, principal)
         if wait is not None:
-            return await self._waits.task(request, principal, endpoint, task_id, wait, with_payload=with_payload)
-        task = await self._queries.task(principal, endpoint, task_id, with_payload=with_payload)
+            return await self._waits.task(request, principal, endpoint, task_id, wait, payload=payload)
+        task = await self._queries.task(principal, endpoint, task_id, payload=payload)
         waiting = await self._waiting.of(principal, endpoint, task)
         hidden = self._services.hides_payloads(request.scope)
         return detail_response(task, endpoint, waiting, hidden=hidden)

@@ -34,7 +34,7 @@ from queue_engine.domain.field_errors import raise_for
 from queue_engine.domain.field_types import matching
 from queue_engine.domain.principals import Principal
 from queue_engine.domain.rates import RateState
-from queue_engine.domain.tasks import Task
+from queue_engine.domain.tasks import Payload, Task
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -76,23 +76,18 @@ def wait_in(request: Request) -> Wait | None:
     return None if seconds < 0 else Wait(seconds, word == OnDisconnect.CANCEL)
 
 
-class Payload(StrEnum):
-    """The part of a task's input and output that its detail has."""
-
-    FULL = "full"
-    NONE = "none"
-
-
-def has_payload(request: Request) -> bool:
-    """Return False if the query asks for a task without its input and output. Raises InvalidRequest."""
-    return not request.scope["query_string"] or Query(request).choice("payload", Payload) is not Payload.NONE
+def payload_in(request: Request) -> Payload:
+    """Return the part of input and output that the query asks for. Raises InvalidRequest."""
+    found = Query(request).choice("payload", Payload) if request.scope["query_string"] else None
+    return found or Payload.FULL
 
 
 def payload_parameter() -> dict[str, object]:
     """Return the parameter `payload`."""
     return in_query(
         "payload",
-        "`none` leaves `input` and `output` out, which may be megabytes",
+        "`none` leaves `input` and `output` out, which may be megabytes, and `head` has their beginnings instead, as "
+        "`inputHead` and `outputHead`",
         {"type": "string", "enum": list(Payload), "default": Payload.FULL},
     )
 
@@ -153,13 +148,13 @@ class TaskWaits:
         wait: Wait,
         rates: Sequence[RateState] = (),
         *,
-        with_payload: bool = True,
+        payload: Payload = Payload.FULL,
     ) -> Response:
         """Return the task when it has ended, or as it is at the end of the wait. `rates` are those of a submission."""
         release(request.scope)  # the input of a submission is in the store
         request.scope[WAITED] = True
         try:
-            wait_for = partial(self._waits.task, principal, endpoint, task_id, with_payload=with_payload)
+            wait_for = partial(self._waits.task, principal, endpoint, task_id, payload=payload)
             waited = await self._polled(request, wait.seconds, wait_for)
         except ClientGone:
             await self._note_disconnect(request, principal, endpoint, task_id, wait)

@@ -2,12 +2,13 @@
 --
 -- flags: no-writes, allow-oom
 -- keys of a task: task, body, result, due, deadlines, finished_success, finished_delivered, finished_failed
--- arguments: is_whole flag (input and output too), max_bytes optional integer (of these two together; none: no limit)
+-- arguments: is_whole flag (input and output too), max_bytes optional integer (of these two together; none: no limit),
+--   head_bytes optional integer (of each of them, when not whole)
 -- replies:
 --   OK: fields map, next_attempt_ms optional integer (when it is scheduled), expires_ms optional integer (its deadline while it waits),
 --     kept_from_ms optional integer (the time in the index of ended tasks, from which its retention counts), removed_ms optional integer
 --     (when the store removes its data itself), input_bytes integer, output_bytes optional integer (of a task that succeeded),
---     front bytes (the spec, and the input when whole), result bytes (the error, and the output when whole)
+--     front bytes (the spec, and the input when whole, or its head), result bytes (the error, and the output when whole, or its head)
 --   LONG: fields map, next_attempt_ms optional integer, expires_ms optional integer, kept_from_ms optional integer, removed_ms optional
 --     integer, input_bytes integer, output_bytes optional integer, spec bytes, error bytes (the rest is to be read with read_part)
 --   GONE
@@ -33,7 +34,16 @@ if is_whole and not place and max_bytes and input_bytes + (output_bytes or 0) > 
   return { 'LONG', fields, next_attempt, expiry, kept_from, removed, input_bytes, output_bytes, read_spec(), read_error() }
 end
 local front, rest = nil, nil
-if not is_whole then
+if not is_whole and head_bytes then
+  front = redis.call('GETRANGE', body, 0, tonumber(spec) + math.min(head_bytes, input_bytes) - 1)
+  if state ~= 'succeeded' then
+    rest = read_error()
+  elseif place then
+    rest = redis.call('GETRANGE', body, place, place + head_bytes - 1)
+  else
+    rest = redis.call('GETRANGE', result, 0, head_bytes - 1)
+  end
+elseif not is_whole then
   front, rest = read_spec(), read_error()
 elseif place then
   local content = redis.call('GET', body) or ''

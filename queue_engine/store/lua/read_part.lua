@@ -6,7 +6,8 @@
 -- replies:
 --   OK: part bytes
 --   GONE (the task was removed, or has no output or another one since)
-local found, ended, spec = unpack(redis.call('HMGET', task, 'number', 'finished', 'spec'))
+local found, ended, spec, place = unpack(redis.call('HMGET', task, 'number', 'finished', 'spec', 'result_at'))
 if found ~= number or (is_output and (ended or '') ~= (finished or '')) then return { 'GONE' } end
-local first = is_output and offset or offset + tonumber(spec)
-return { 'OK', redis.call('GETRANGE', is_output and result or body, first, first + length - 1) }
+local is_apart = is_output and not place
+local first = is_apart and offset or offset + tonumber(is_output and place or spec)
+return { 'OK', redis.call('GETRANGE', is_apart and result or body, first, first + length - 1) }
