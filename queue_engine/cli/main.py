@@ -35,6 +35,7 @@ _MODULES = {
     "operations": "queue_engine.cli.operations",
     "console": "queue_engine.cli.console",
     "events": "queue_engine.cli.events",
+    "audit": "queue_engine.cli.audit",
     "find": "queue_engine.cli.find",
     "series": "queue_engine.cli.series",
     "catalogue": "queue_engine.cli.catalogue",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
 MAX_AUDIT_RECORDS = 10_000
 """Limit of a tenant's records. The oldest are removed."""
+MAX_SCANNED_RECORDS = 2000
+"""Limit of the records that a page looks at. The next page goes on behind them."""
 
 
 class Action(StrEnum):
@@ -88,6 +91,43 @@ class AuditPage:
 
     records: tuple[AuditRecord, ...]
     has_more: bool
+    """True if older records were not looked at."""
+    next_before: str | None = None
+    """Id of the record before which the next page begins; None without one."""
+    looked_at: int = 0
+    """Number of records that were looked at."""
+
+
+@dataclass(frozen=True)
+class AuditFilter:
+    """The records that are searched. All of it must match."""
+
+    key: str | None = None
+    """Id or name of the key."""
+    actions: frozenset[Action] = frozenset()
+    """Empty for all actions."""
+    target: str | None = None
+    """Words of the target: `endpoint 7` matches `endpoint 7, task a`, and not `endpoint 71`."""
+    from_ms: int | None = None
+    to_ms: int | None = None
+    """The records were made at `from_ms` or later, and before `to_ms`."""
+
+    @property
+    def is_selective(self) -> bool:
+        """True if records of the period may not match."""
+        return self.key is not None or self.target is not None or bool(self.actions)
+
+    def matches(self, change: Change) -> bool:
+        """Return True if the change is searched, whatever its time."""
+        if self.key is not None and self.key not in (change.key_id, change.key_name):
+            return False
+        if self.actions and change.action not in self.actions:
+            return False
+        return self.target is None or _has_words(change.target, self.target)
+
+
+def _has_words(text: str, words: str) -> bool:
+    return re.search(rf"(?<![\w-]){re.escape(words)}(?![\w-])", text) is not None
 
 
 def endpoint_target(endpoint_id: str) -> str:

@@ -20,11 +20,11 @@ from functools import partial
 from typing import TypeVar
 
 from queue_engine.aio import retry_while_unavailable
-from queue_engine.domain.audit import Action, AuditPage, Change
+from queue_engine.domain.audit import Action, AuditFilter, AuditPage, Change
 from queue_engine.domain.errors import InvalidRequest, StoreUnavailable
 from queue_engine.domain.principals import Principal
 from queue_engine.engine.patience import from_store
-from queue_engine.store.audit import AuditStore, is_record_id
+from queue_engine.store.audit import EVERYTHING, AuditStore, is_record_id
 from queue_engine.store.redis.client import is_refused_write
 
 T = TypeVar("T")
@@ -85,11 +85,16 @@ class Audit:
         except StoreUnavailable as error:
             self._keep(record, error)
 
-    async def page(self, principal: Principal, *, before: str | None, size: int) -> AuditPage:
-        """Return the tenant's records, newest first: see `AuditStore.page`. Raises InvalidRequest, StoreUnavailable."""
+    async def page(
+        self, principal: Principal, *, before: str | None, size: int, wanted: AuditFilter = EVERYTHING
+    ) -> AuditPage:
+        """Return the tenant's records that match, newest first: see `AuditStore.page`.
+
+        Raises InvalidRequest, StoreUnavailable.
+        """
         if before is not None and not is_record_id(before):
             raise InvalidRequest("before", "must be the id of a record")
-        return await from_store(self._audit.page(principal.tenant, before=before, size=size))
+        return await from_store(self._audit.page(principal.tenant, before=before, size=size, wanted=wanted))
 
     async def _write(self, record: _Unwritten) -> None:
         await self._audit.append(record.tenant, record.change_id, record.change)

@@ -6,10 +6,13 @@ import re
 
 from redis.asyncio import Redis
 
-from queue_engine.domain.audit import AuditPage, AuditRecord, Change, action_in
+from queue_engine.domain.audit import MAX_SCANNED_RECORDS, AuditFilter, AuditPage, AuditRecord, Change, action_in
 from queue_engine.store import keys
 from queue_engine.store.calls import Scripts
 
+PIECE = 500
+"""Number of records that a call reads, so that none holds the server for long."""
+EVERYTHING = AuditFilter()
 _RECORD_ID = re.compile(r"[1-9][0-9]{0,18}-[0-9]{1,19}")
 
 
@@ -40,12 +43,39 @@ class AuditStore:
             },
         )
 
-    async def page(self, tenant: str, *, before: str | None, size: int) -> AuditPage:
-        """Return at most `size` records, newest first; with `before` only records older than the one with this id."""
-        last = "+" if before is None else f"({before}"
-        entries = await self._redis.xrevrange(keys.audit_of(tenant), last, "-", count=size + 1)
-        records = tuple(_record(entry_id.decode(), fields) for entry_id, fields in entries[:size])
-        return AuditPage(records, len(entries) > size)
+    async def page(self, tenant: str, *, before: str | None, size: int, wanted: AuditFilter = EVERYTHING) -> AuditPage:
+        """Return at most `size` records that match, newest first; with `before` only records older than that one.
+
+        At most `MAX_SCANNED_RECORDS` are looked at. `next_before` then is the last one of them.
+        """
+        last, first = _newest(before, wanted.to_ms), "-" if wanted.from_ms is None else str(wanted.from_ms)
+        piece = PIECE if wanted.is_selective else size + 1
+        found: list[AuditRecord] = []
+        looked_at = 0
+        while looked_at < MAX_SCANNED_RECORDS:
+            entries = await self._redis.xrevrange(keys.audit_of(tenant), last, first, count=piece)
+            for entry_id, fields in entries:
+                record = _record(entry_id.decode(), fields)
+                if wanted.matches(record.change):
+                    if len(found) == size:
+                        return AuditPage(tuple(found), True, found[-1].record_id, looked_at)
+                    found.append(record)
+                looked_at += 1
+            if len(entries) < piece:
+                return AuditPage(tuple(found), False, found[-1].record_id if found else None, looked_at)
+            last = f"({entries[-1][0].decode()}"
+        return AuditPage(tuple(found), True, last[1:], looked_at)
+
+
+def _newest(before: str | None, to_ms: int | None) -> str:
+    """Return the end of the range of records that are older than one, and older than a time."""
+    if to_ms is None:
+        return "+" if before is None else f"({before}"
+    end = (max(to_ms, 1), 0)
+    if before is not None:
+        at, _, number = before.partition("-")
+        end = min(end, (int(at), int(number)))
+    return f"({end[0]}-{end[1]}"
 
 
 def _record(entry_id: str, fields: dict[bytes, bytes]) -> AuditRecord:

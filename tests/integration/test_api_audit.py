@@ -166,6 +166,34 @@ async def test_the_log_is_read_in_pages_and_is_the_own_tenants(api: RunningApi) 
         assert (await api.client.get("/v2/audit", params=query)).status_code == 400
 
 
+async def test_changes_are_found_by_key_action_object_and_time(api: RunningApi) -> None:
+    first, second = [await api.create_endpoint() for _ in range(2)]
+    operating = await api.new_key("default", role=Role.OPERATE)
+    await api.client.post(f"/v2/serverless/{first}/stop", headers={"X-Api-Key": operating})
+    await api.submit(second, taskId="a")
+    await api.client.post(f"/v2/serverless/{second}/tasks/a/cancel")
+    latest = (await audit_of(api))["items"][0]["time"]
+
+    async def found(**query: str | int) -> list[tuple[str, str]]:
+        items = (await api.client.get("/v2/audit", params=query)).json()["data"]["items"]
+        return [(one["action"], one["target"]) for one in items]
+
+    stop, cancel = ("stop_endpoint", f"endpoint {first}"), ("cancel_task", f"endpoint {second}, task a")
+    created = ("create_endpoint", f"endpoint {second}")
+    assert await found(key=hash_of(operating)[:16]) == [stop]
+    assert await found(key="test", action="STOP_ENDPOINT") == [stop]
+    assert await found(action="cancel_task,stop_endpoint") == [cancel, stop]
+    assert await found(target=f"endpoint {second}") == [cancel, created]
+    assert await found(target=f"endpoint {second}0") == []
+    assert await found(**{"from": latest + 1}) == []
+    assert (await found(**{"from": latest, "to": latest + 1}))[0] == cancel
+    assert (await audit_of(api, target="task a"))["scanned"] >= 4
+    for name, value in {"action": "eat", "key": "", "target": "x" * 256, "from": "soon", "to": "1700000000"}.items():
+        answer = await api.client.get("/v2/audit", params={name: value})
+        assert (answer.status_code, name in answer.text) == (400, True)
+    assert (await api.client.get("/v2/audit", params={"from": latest, "to": latest})).status_code == 400
+
+
 async def test_a_key_for_some_endpoints_does_not_read_the_log(api: RunningApi) -> None:
     endpoint_id = await api.create_endpoint()
     key = await api.new_key("default", endpoints=frozenset({endpoint_id}))

@@ -84,6 +84,21 @@ async def test_the_api_understands_all_that_is_sent(api: RunningApi) -> None:
     assert json.loads(updated)["resources"] == endpoint["resources"]
 
 
+async def test_changes_are_listed_by_filters(api: RunningApi) -> None:
+    console = Console(api.url, api.key)
+    first, second = [await api.create_endpoint() for _ in range(2)]
+    await api.client.post(f"/v2/serverless/{first}/stop")
+    shown = await console.run_beside("audit", "--action", "create_endpoint", "--action", "stop_endpoint", "--json")
+    assert [one["action"] for one in json.loads(shown)["items"]] == ["stop_endpoint", *["create_endpoint"] * 2]
+    shown = await console.run_beside("audit", "--target", f"endpoint {second}", "--since", "1h", "--key", "test")
+    (line,) = shown.splitlines()[1:]
+    assert "create_endpoint" in line
+    pages = await console.run_beside("audit", "--size", "1", "--all", "--json")
+    assert len(pages.splitlines()) == 3
+    assert json.loads(await console.run_beside("audit", "--until", "7d", "--json"))["items"] == []
+    await console.run_beside("audit", "--since", "soon", status=2)
+
+
 async def test_an_input_reaches_the_api_without_losing_a_digit(api: RunningApi) -> None:
     endpoint_id = await api.create_endpoint()
     console = Console(api.url, api.key)

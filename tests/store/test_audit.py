@@ -1,11 +1,17 @@
 """The audit log of a tenant keeps the newest records, each once."""
 
-from queue_engine.domain.audit import MAX_AUDIT_RECORDS, Action, Change
+from typing import Any
+
+from queue_engine.domain.audit import MAX_AUDIT_RECORDS, MAX_SCANNED_RECORDS, Action, AuditFilter, Change
 from queue_engine.store.store import Store
 from tests.store.bench import TENANT
 from tests.store.probe import Probe
 
 LOG = f"{{qe}}:audit:{TENANT}"
+STORED: dict[Any, Any] = {
+    "id": "1", "action": "stop_endpoint", "target": "a", "key": "k", "name": "n", "address": "",
+}  # fmt: skip
+"""A record as it is stored."""
 
 
 def change(target: str) -> Change:
@@ -47,3 +53,37 @@ async def test_an_action_of_a_later_version_is_shown_as_stored(store: Store, pro
     await probe.ask("XADD", LOG, "*", *fields)
     page = await store.audit.page(TENANT, before=None, size=10)
     assert [record.change.action for record in page.records] == ["clone_endpoint", "stop_endpoint"]
+
+
+async def test_a_page_looks_at_a_limited_number_of_records_and_the_next_one_goes_on(store: Store) -> None:
+    pipeline = store.redis.pipeline(transaction=False)
+    for number in range(1, MAX_SCANNED_RECORDS + 11):
+        target = "endpoint 7" if number <= 3 else "endpoint 71, task endpoint-7"
+        pipeline.xadd(LOG, {**STORED, "target": target}, id=f"{number}-0")
+    await pipeline.execute()
+    wanted = AuditFilter(target="endpoint 7")
+    first = await store.audit.page(TENANT, before=None, size=10, wanted=wanted)
+    assert (first.records, first.has_more, first.looked_at) == ((), True, MAX_SCANNED_RECORDS)
+    assert first.next_before == "11-0"
+    rest = await store.audit.page(TENANT, before=first.next_before, size=10, wanted=wanted)
+    assert [record.record_id for record in rest.records] == ["3-0", "2-0", "1-0"]
+    assert (rest.has_more, rest.looked_at) == (False, 10)
+    two = await store.audit.page(TENANT, before="11-0", size=2, wanted=wanted)
+    assert ([record.record_id for record in two.records], two.has_more, two.next_before) == (
+        ["3-0", "2-0"],
+        True,
+        "2-0",
+    )
+
+
+async def test_a_period_reads_its_own_records_only(store: Store) -> None:
+    for number in range(1, 8):
+        await store.redis.xadd(LOG, {**STORED}, id=f"{number * 100}-5")
+    period = AuditFilter(from_ms=200, to_ms=600)
+    page = await store.audit.page(TENANT, before=None, size=10, wanted=period)
+    assert [record.at_ms for record in page.records] == [500, 400, 300, 200]
+    assert page.looked_at == 4
+    older = await store.audit.page(TENANT, before="400-5", size=10, wanted=period)
+    assert [record.at_ms for record in older.records] == [300, 200]
+    newer = await store.audit.page(TENANT, before="700-5", size=1, wanted=period)
+    assert ([record.at_ms for record in newer.records], newer.has_more) == ([500], True)

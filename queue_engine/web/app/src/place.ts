@@ -14,10 +14,19 @@ export const API_ORIGIN = `${location.origin}${prefix}`;
 export const SESSION_URL = `${BASE}/session`;
 
 /** Return the address of an operation, from the parts of its path. */
-export function apiUrl(parts: readonly (string | number)[], query?: Record<string, string | number | undefined>): string {
-  const given = Object.entries(query ?? {}).filter(([, value]) => value !== undefined).map(([name, value]) => [name, String(value)]);
+export function apiUrl(parts: readonly (string | number)[], query: Record<string, string | number | undefined> = {}): string {
+  return `${BASE}/api/${parts.map((part) => encodeURIComponent(part)).join("/")}${queryText(query, (value) => value !== undefined)}`;
+}
+
+/** Return the query of a view's address, without what is empty. */
+export function givenQuery(query: Record<string, string | undefined>): string {
+  return queryText(query, (value) => value !== undefined && value !== "");
+}
+
+function queryText(query: Record<string, string | number | undefined>, isGiven: (value: string | number | undefined) => boolean): string {
+  const given = Object.entries(query).filter(([, value]) => isGiven(value)).map(([name, value]) => [name, String(value)]);
   const text = new URLSearchParams(given as [string, string][]).toString();
-  return `${BASE}/api/${parts.map((part) => encodeURIComponent(part)).join("/")}${text ? `?${text}` : ""}`;
+  return text ? `?${text}` : "";
 }
 
 /** Return the address of a view. */
