@@ -118,6 +118,7 @@ def create_app(
         catalogue=catalogue,
         console=own_sessions if has_console else None,
         console_has_payloads=settings.console_payloads != "never",
+        environment=settings.environment,
         monotonic=monotonic,
     )
     prefix = settings.public_prefix

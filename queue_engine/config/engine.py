@@ -36,6 +36,8 @@ from queue_engine.rules.webhook_urls import LOOPBACK, AddressPolicy, Destination
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Number = TypeVar("Number", int, float)
+MAX_ENVIRONMENT = 32
+ENVIRONMENT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$"
 _PUBLIC_URL = re.compile(
     r"(?P<origin>https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::[1-9][0-9]{0,4})?)(?P<prefix>(?:/[A-Za-z0-9._~-]+)*)/?"
 )
@@ -311,6 +313,13 @@ class ApiSettings(
         "show",
         description="Inputs, outputs, headers and logs of tasks in the web console. `hidden` shows each after a click, "
         "and `never` keeps them, and lists by a text of the input, out of the responses to the console",
+    )
+    environment: str | None = Field(
+        None,
+        max_length=MAX_ENVIRONMENT,
+        pattern=ENVIRONMENT_PATTERN,
+        description="Name of this installation, such as `production` or `staging`: letters, digits, spaces and `._-`. "
+        "`GET /v2/me` has it, and the top bar of the web console shows it, `production` in red",
     )
     public_url: str | None = Field(
         None,

@@ -72,7 +72,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    with running_up(tmp_path_factory.mktemp("up")) as up:
+    # The name stands in the top bar of all views, in red.
+    with running_up(tmp_path_factory.mktemp("up"), QUEUE_ENGINE_ENVIRONMENT="production") as up:
         yield up
 
 

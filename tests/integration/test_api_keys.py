@@ -8,7 +8,7 @@ import pytest
 from queue_engine import __version__
 from queue_engine.domain.principals import Role
 from queue_engine.store.api_keys import OPERATORS, hash_of
-from tests.api_server import RunningApi
+from tests.api_server import RunningApi, running_api
 from tests.waiting import wait_until_async
 
 READER = {"name": "dashboard", "role": "read"}
@@ -228,9 +228,15 @@ async def test_a_key_describes_itself(api: RunningApi) -> None:
         "tenant": "default", "keyId": key["id"], "keyName": "dashboard", "role": "operate",
         "rights": ["identify", "view", "view_task", "submit", "cancel", "operate"],
         "endpoints": [endpoint_id], "expiresAt": 4_102_444_800_000, "version": __version__, "maxSubmitsPerSecond": None,
+        "environment": None,
     }  # fmt: skip
     me = (await api.client.get("/v2/me")).json()["data"]
     assert (me["role"], me["endpoints"], me["expiresAt"]) == ("admin", None, None)
     operator = {"X-Api-Key": await api.new_key(OPERATORS, role=Role.OPERATOR)}
     me = (await api.client.get("/v2/me", headers=operator)).json()["data"]
     assert (me["tenant"], me["role"], me["rights"]) == (None, "operator", ["identify", "manage_tenants"])
+
+
+async def test_the_name_of_the_installation_is_shown(valkey_url: str) -> None:
+    async with running_api(valkey_url, environment="eu staging.2") as api:
+        assert (await api.client.get("/v2/me")).json()["data"]["environment"] == "eu staging.2"

@@ -86,3 +86,8 @@ def test_a_setting_of_pods_is_named_with_its_rule(
     [fault] = refused.value.errors()
     assert fault["loc"][0] == f"kubernetes_{name}"
     assert rule in fault["msg"]
+
+
+@pytest.mark.parametrize("value", ["<b>", "-live", "a" * 33, "production\n"])
+def test_the_name_of_the_installation_is_a_short_word(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert said(ApiSettings, "environment", value, monkeypatch)

@@ -52,6 +52,8 @@ class Services:
     """None if the console is off."""
     console_has_payloads: bool = True
     """False if inputs, outputs, headers and logs are kept out of the console."""
+    environment: str | None = None
+    """Name of the installation."""
     monotonic: Callable[[], float] = time.monotonic
 
     def hides_payloads(self, scope: Scope) -> bool:

@@ -78,6 +78,9 @@ class MeView(View):
         description="Maximum number of submissions per second with the key; null: no limit"
     )
     version: str = Field(description="Version of the engine")
+    environment: str | None = Field(
+        description="Name of the installation, `QUEUE_ENGINE_ENVIRONMENT`; null: none", examples=["production"]
+    )
     time: int = Field(description="Time of the store's clock, to which all times of the API belong")
 
 
@@ -118,7 +121,7 @@ class KeyRoutes:
     async def show_me(self, request: Request) -> Response:
         """Every valid key may call this."""
         principal = await self._services.admit(request)
-        return success(me_view(principal, await self._services.engine.now_ms()))
+        return success(me_view(principal, await self._services.engine.now_ms(), self._services.environment))
 
     async def create_key(self, request: Request) -> Response:
         """The response has the key, which is shown only once. No key makes a key with more rights, more endpoints or a
@@ -157,7 +160,7 @@ class KeyRoutes:
         return success(True)
 
 
-def me_view(me: Principal, now_ms: int) -> dict[str, Any]:
+def me_view(me: Principal, now_ms: int, environment: str | None) -> dict[str, Any]:
     """Return a MeView."""
     return {
         "tenant": me.tenant or None,
@@ -169,6 +172,7 @@ def me_view(me: Principal, now_ms: int) -> dict[str, Any]:
         "expiresAt": me.expires_at_ms,
         "maxSubmitsPerSecond": me.max_submits_per_second,
         "version": __version__,
+        "environment": environment,
         "time": now_ms,
     }
 

@@ -45,6 +45,7 @@ export function Shell({ children, ended }: { children: ComponentChildren; ended:
       <a class="skip" href="#main">Skip to the content</a>
       <header class="top">
         <Brand />
+        <Environment />
         <Find />
         <Live />
         <button class="btn" type="button" aria-label={`Times are in ${zone.value === "UTC" ? "Coordinated Universal Time" : "the zone of this browser"}: change`} onClick={() => setZone(zone.value === "UTC" ? "local" : "UTC")}>{zone.value === "UTC" ? "UTC" : "Local"}</button>
@@ -60,6 +61,13 @@ export function Shell({ children, ended }: { children: ComponentChildren; ended:
       {helps ? <Help close={() => setHelps(false)} /> : null}
     </>
   );
+}
+
+/** The name of the installation, so that nobody takes one for another. */
+function Environment() {
+  const name = me.value?.environment ?? null;
+  if (name === null) return null;
+  return <span class={`env ${name.toLowerCase() === "production" ? "production" : ""}`}><span class="vh">Environment: </span>{name}</span>;
 }
 
 /** How what is shown stays true, and a button that stops it. */
