@@ -125,13 +125,26 @@ export function CopyButton({ text, children }: { text: () => string; children: C
   return <button class="btn" type="button" onClick={() => void copy()}><span aria-live="polite">{word}</span></button>;
 }
 
+interface ConfirmProps {
+  question: ComponentChildren;
+  yes: string;
+  act: () => Promise<void>;
+  close: () => void;
+  /** The text that must be typed first, such as the name of what is deleted. */
+  typed?: string;
+}
+
 /** A question before something that cannot be undone. */
-export function Confirm({ question, yes, act, close }: { question: ComponentChildren; yes: string; act: () => Promise<void>; close: () => void }) {
+export function Confirm({ question, yes, act, close, typed }: ConfirmProps) {
   const dialog = useRef<HTMLDialogElement>(null);
   const [error, setError] = useState<ApiError | null>(null);
   const [busy, setBusy] = useState(false);
+  const [text, setText] = useState("");
+  const isReady = typed === undefined || text.trim() === typed;
   useEffect(() => dialog.current?.showModal(), []);
-  const press = async () => {
+  const press = async (event: Event) => {
+    event.preventDefault();
+    if (!isReady || busy) return;
     setBusy(true);
     try {
       await act();
@@ -143,14 +156,20 @@ export function Confirm({ question, yes, act, close }: { question: ComponentChil
   };
   return (
     <dialog ref={dialog} class="card" onClose={close} aria-label={yes}>
-      <div class="body stack">
+      <form class="body stack" onSubmit={(event) => void press(event)}>
         <div>{question}</div>
+        {typed === undefined ? null : (
+          <div>
+            <label for="confirm-typed">Type <Foreign text={typed} limit={300} /> to confirm</label>
+            <input id="confirm-typed" class="field" autocomplete="off" autocapitalize="off" spellcheck={false} autofocus value={text} onInput={(event) => setText(event.currentTarget.value)} />
+          </div>
+        )}
         {error ? <ErrorNotice error={error} /> : null}
         <div class="row">
-          <button class="btn danger" type="button" disabled={busy} onClick={() => void press()}>{yes}</button>
-          <button class="btn" type="button" autofocus onClick={close}>Keep it</button>
+          <button class="btn danger" type="submit" disabled={busy} aria-disabled={isReady ? undefined : "true"}>{yes}</button>
+          <button class="btn" type="button" autofocus={typed === undefined} onClick={close}>Keep it</button>
         </div>
-      </div>
+      </form>
     </dialog>
   );
 }

@@ -5,15 +5,15 @@ import { useState } from "preact/hooks";
 import { type Endpoint, get, type Schemas } from "../api.ts";
 import { Card, Empty, ErrorNotice } from "./common.tsx";
 import { LogLines, MAX_LINES } from "./log-lines.tsx";
+import { type LogQuery, logQueryIn, LogSearch } from "./log-search.tsx";
 import { NEVER } from "./payload.tsx";
 import { type LogSource, useLog } from "../log-reader.ts";
-import { PAYLOADS, viewUrl } from "../place.ts";
+import { givenQuery, PAYLOADS, viewUrl } from "../place.ts";
 
 type Page = Schemas["EndpointLogPageView"];
 type Line = Page["logs"][number];
 
 const PAGE = 500;
-const MAX_KEYWORD = 255;
 
 interface LogEvent {
   after: string | null;
@@ -30,28 +30,13 @@ export function EndpointLog({ endpoint }: { endpoint: Endpoint }) {
 
 function Log({ endpoint }: { endpoint: Endpoint }) {
   const { query, route } = useLocation();
-  const keyword = (query["keyword"] ?? "").slice(0, MAX_KEYWORD);
-  const since = query["since"] ?? "";
+  const { keyword, since } = logQueryIn(query, "since");
   const [follows, setFollows] = useState(true);
   const log = useLog(sourceOf(endpoint.id, keyword, since, follows));
-  const look = (event: Event) => {
-    event.preventDefault();
-    const form = new FormData(event.currentTarget as HTMLFormElement);
-    const asked = new URLSearchParams();
-    for (const name of ["keyword", "since"]) {
-      const value = ((form.get(name) as string | null) ?? "").trim();
-      if (value !== "") asked.set(name, value);
-    }
-    const text = asked.toString();
-    route(`${viewUrl("endpoints", endpoint.id, "logs")}${text ? `?${text}` : ""}`);
-  };
+  const look = (asked: LogQuery) => route(viewUrl("endpoints", endpoint.id, "logs") + givenQuery({ keyword: asked.keyword, since: asked.since }));
   const tools = (
     <>
-      <form class="row" onSubmit={look}>
-        <input key={`k ${keyword}`} class="field narrow" name="keyword" type="search" defaultValue={keyword} maxLength={MAX_KEYWORD} aria-label="Only lines with this text" placeholder="only lines with …" />
-        <input key={`s ${since}`} class="field narrow" name="since" type="search" defaultValue={since} aria-label="From this time on, in UTC" placeholder="from 2026-01-31T12:00:00" />
-        <button class="btn" type="submit">Look</button>
-      </form>
+      <LogSearch keyword={keyword} since={since} look={look} />
       <button class="btn" type="button" aria-pressed={follows} onClick={() => setFollows(!follows)}>Follow</button>
     </>
   );

@@ -3,7 +3,7 @@ import { hasKeys, setKeys } from "../keys.ts";
 import { viewUrl } from "../place.ts";
 
 const KEYS: [string[], string][] = [
-  [["Ctrl K"], "find an endpoint, or a task by its id"],
+  [["Ctrl K"], "find an endpoint, a task, a worker or a view, or do something: cancel hello_1, pause whisper, go to keys"],
   [["/"], "add a filter"],
   [["g", "o"], "overview; then e endpoints, t tasks, d deliveries, w workers, b bulk operations, k keys, c credentials, a audit log, s system"],
   [["j"], "next row"],

@@ -41,7 +41,7 @@ export function EndpointScreen({ endpoint = "", tab = "overview" }: { endpoint?:
       <Read from={shown} gone={gone} lines={8}>
         {({ endpoint: one, counts, workers }) => (
           <>
-            <Head endpoint={one} again={shown.again} />
+            <Head endpoint={one} counts={counts} again={shown.again} />
             <nav class="tabs" aria-label="Of the endpoint">
               {TABS.map((name) => <a key={name} href={viewUrl("endpoints", one.id, name)} aria-current={name === tab ? "page" : undefined}>{name[0]!.toUpperCase() + name.slice(1)}</a>)}
               {one.serviceMode === "QUEUE" ? <a href={viewUrl("tasks") + listQuery(one.id)}>Tasks</a> : null}
@@ -65,7 +65,7 @@ function Tab({ name, again, ...known }: Known & { name: string; again: () => voi
   }
 }
 
-function Head({ endpoint, again }: { endpoint: Detail; again: () => void }) {
+function Head({ endpoint, counts, again }: { endpoint: Detail; counts: Counts; again: () => void }) {
   const { run, error } = useActions(again);
   const { route } = useLocation();
   const [deleting, setDeleting] = useState(false);
@@ -95,9 +95,23 @@ function Head({ endpoint, again }: { endpoint: Detail; again: () => void }) {
       {error}
       {endpoint.error ? <Notice tone="bad"><Foreign text={endpoint.error} limit={1000} /></Notice> : null}
       {endpoint.paused ? <Notice tone="warn"><b>The queue is paused.</b> Tasks are accepted and wait; no further one begins until the queue is resumed. Those that run go on.</Notice> : null}
-      {deleting ? <Confirm question={<>Delete the endpoint <b><Foreign text={endpoint.name} limit={120} /></b> with all its tasks and their results? This cannot be undone.</>} yes="Delete the endpoint" close={() => setDeleting(false)} act={async () => { await send("DELETE", ["serverless", endpoint.id]); route(BASE); }} /> : null}
+      {deleting ? <Confirm typed={endpoint.name} question={<Deletion endpoint={endpoint} counts={counts} />} yes="Delete the endpoint" close={() => setDeleting(false)} act={async () => { await send("DELETE", ["serverless", endpoint.id]); route(BASE); }} /> : null}
     </>
   );
+}
+
+function Deletion({ endpoint, counts }: { endpoint: Detail; counts: Counts }) {
+  const kept = counts.success + counts.delivered + counts.failed;
+  return (
+    <>
+      Delete the endpoint <b><Foreign text={endpoint.name} limit={120} /></b> with all its tasks and their results? This cannot be undone.
+      {endpoint.serviceMode !== "QUEUE" ? null : <> <b>{tasksWord(counts.queued + counts.scheduled, "waits", "wait")}</b>, <b>{tasksWord(counts.running, "runs", "run")}</b>, and the results of {countText(kept)} that have ended are kept.</>}
+    </>
+  );
+}
+
+function tasksWord(count: number, one: string, many: string): string {
+  return count === 0 ? `no task ${one}` : count === 1 ? `1 task ${one}` : `${countText(count)} tasks ${many}`;
 }
 
 function Overview({ endpoint, counts: all, workers }: Known) {

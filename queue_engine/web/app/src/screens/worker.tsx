@@ -3,11 +3,12 @@ import { useState } from "preact/hooks";
 import { type Endpoint, get, send, type Worker } from "../api.ts";
 import { Action, Card, Confirm, Empty, ErrorNotice, Foreign, Read, Time, Title, useActions } from "../parts/common.tsx";
 import { LogLines, MAX_LINES } from "../parts/log-lines.tsx";
+import { type LogQuery, logQueryIn, LogSearch } from "../parts/log-search.tsx";
 import { PlatformState } from "../parts/shapes.tsx";
 import { useLog } from "../log-reader.ts";
 import { workerLog } from "../worker-log.ts";
 import { NEVER } from "../parts/payload.tsx";
-import { PAYLOADS, viewUrl } from "../place.ts";
+import { givenQuery, PAYLOADS, viewUrl } from "../place.ts";
 import { usePolled } from "../polled.ts";
 import { now } from "../state.ts";
 import { agoText } from "../times.ts";
@@ -65,17 +66,17 @@ function HiddenLog({ endpoint, worker }: { endpoint: string; worker: string }) {
 }
 
 function Log({ endpoint, worker }: { endpoint: string; worker: string }) {
-  const { query } = useLocation();
-  const [keyword, setKeyword] = useState("");
+  const { query, route } = useLocation();
+  const { keyword, since } = logQueryIn(query, "from");
   const [follows, setFollows] = useState(query["to"] === undefined);
-  const log = useLog(workerLog(endpoint, worker, { from: query["from"], to: query["to"], keyword, follows }));
-  const part = query["from"] === undefined ? null : <a class="btn" href={viewUrl("workers", endpoint, worker)}>Whole log</a>;
+  const log = useLog(workerLog(endpoint, worker, { from: since || undefined, to: query["to"], keyword, follows }));
+  // Another time ends the period of an attempt.
+  const look = (asked: LogQuery) => route(viewUrl("workers", endpoint, worker) + givenQuery({ keyword: asked.keyword, from: asked.since, to: asked.since === since ? query["to"] : undefined }));
+  const part = since === "" && query["to"] === undefined ? null : <a class="btn" href={viewUrl("workers", endpoint, worker)}>Whole log</a>;
   const tools = (
     <>
       {part}
-      <form class="row" onSubmit={(event) => { event.preventDefault(); setKeyword((new FormData(event.currentTarget).get("keyword") as string | null) ?? ""); }}>
-        <input class="field narrow" name="keyword" type="search" maxLength={256} aria-label="Only lines with this text" placeholder="only lines with …" />
-      </form>
+      <LogSearch keyword={keyword} since={since} look={look} />
       <button class="btn" type="button" aria-pressed={follows} onClick={() => setFollows(!follows)}>Follow</button>
     </>
   );
@@ -83,7 +84,7 @@ function Log({ endpoint, worker }: { endpoint: string; worker: string }) {
     <Card id="log" title="Log" aside={tools}>
       {log.error ? <ErrorNotice error={log.error} /> : null}
       {log.left ? <div class="body muted">Only the newest {MAX_LINES} lines are kept here.</div> : null}
-      {log.lines.length === 0 ? <Empty>{log.isRead ? (keyword ? "No line has this text." : "The container has written nothing.") : "Reading …"}</Empty> : <LogLines lines={log.lines} follows={follows} />}
+      {log.lines.length === 0 ? <Empty>{log.isRead ? (keyword !== "" || since !== "" ? "No line matches." : "The container has written nothing.") : "Reading …"}</Empty> : <LogLines lines={log.lines} follows={follows} />}
     </Card>
   );
 }
