@@ -165,6 +165,24 @@ class Api:
         except httpx.HTTPError as error:
             raise Unreachable(lost(error, str(self._http.base_url)).message) from None
 
+    @contextmanager
+    def download(self, *path: str) -> Iterator[tuple[str, Iterator[bytes]]]:
+        """Yield the media type of a file, and its bytes as they come, which may also raise Unreachable."""
+        import httpx
+
+        from queue_engine.client.connection import lost, received, sent
+        from queue_engine.client.exchange import Request
+
+        try:
+            with self._http.stream(**sent(Request("GET", _joined(path)))) as response:
+                if response.status_code != 200 or "Content-Disposition" not in response.headers:
+                    response.read()
+                    self._data_of(received(response))
+                    raise self._foreign(received(response), "no file")
+                yield response.headers.get("Content-Type", ""), response.iter_bytes()
+        except httpx.HTTPError as error:
+            raise Unreachable(lost(error, str(self._http.base_url)).message) from None
+
     def run(
         self,
         flow: Flow[T],

@@ -22,6 +22,7 @@ from queue_engine.cli.command import (
     options_of,
     secret_in_environment,
 )
+from queue_engine.cli.downloads import download
 from queue_engine.cli.operations import change_command
 from queue_engine.cli.output import Column
 from queue_engine.cli.task_filters import FILTER_OPTIONS, filters_in
@@ -295,6 +296,34 @@ def get_task(
     """Show a task with its input and output."""
     query = {"payload": "none" if no_payload else None}
     _show(session, session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), "tasks", task, query=query))
+
+
+_Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Write it to this file; - is standard output, also if it is a terminal"
+    ),
+]
+
+
+@command(group, "input")
+def download_input(session: Session, endpoint: Endpoint, task: Task, output: _Output = None) -> None:
+    """Print the input of a task as it was submitted, or write it to a file.
+
+    queue-engine tasks input echo hello_1 --output input.json
+    """
+    download(session, session.api.endpoint_id(endpoint), task, "input", output)
+
+
+@command(group, "output")
+def download_output(session: Session, endpoint: Endpoint, task: Task, output: _Output = None) -> None:
+    """Print the output of a task as the container returned it, or write it to a file.
+
+    Other than text is not printed on a terminal, unless the file is -.
+
+    queue-engine tasks output echo hello_1 --output picture.png
+    """
+    download(session, session.api.endpoint_id(endpoint), task, "output", output)
 
 
 @command(group, "why")

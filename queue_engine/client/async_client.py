@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeVar, Unpack
 
 import httpx
 
@@ -21,6 +21,7 @@ from queue_engine.client.models import (
     Batch,
     BatchItem,
     Delivery,
+    Download,
     EndpointInfo,
     LogLine,
     OperationInfo,
@@ -429,13 +430,23 @@ class AsyncTask:
         self._endpoint = endpoint
         self.id = task_id
 
-    async def info(self) -> TaskInfo:
-        """Read the task, with its input and output."""
-        return await self._endpoint.run(calls.read(await self._endpoint.id(), self.id, self._endpoint.patience()))
+    async def info(self, payload: Literal["full", "head", "none"] = "full") -> TaskInfo:
+        """Read the task, with its input and output; with their beginnings only, or without them, by `payload`."""
+        return await self._endpoint.run(
+            calls.read(await self._endpoint.id(), self.id, payload, self._endpoint.patience())
+        )
+
+    async def download_input(self) -> Download:
+        """Return the input as the bytes that were submitted."""
+        return await self._download("input")
+
+    async def download_output(self) -> Download:
+        """Return the output as the bytes that the container returned. Raises NotFound if there is none."""
+        return await self._download("output")
 
     async def waiting(self) -> Waiting | None:
         """Return the reason for which the task waits; None if it runs or has ended."""
-        return (await self.info()).waiting
+        return (await self.info("none")).waiting
 
     async def wait(self, timeout: float | None = None) -> TaskInfo:
         """Wait until the task has ended, and return it, also if it has failed. Raises WaitTimeout.
@@ -499,6 +510,11 @@ class AsyncTask:
         return [
             Delivery.model_validate(row) for row in await self._endpoint.call("GET", "tasks", self.id, "deliveries")
         ]
+
+    async def _download(self, part: str) -> Download:
+        return await self._endpoint.run(
+            calls.download(await self._endpoint.id(), self.id, part, self._endpoint.patience())
+        )
 
     async def _order(self, name: str, *, repeatable: bool = True) -> None:
         patience = self._endpoint.patience()

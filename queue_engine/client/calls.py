@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,13 +14,16 @@ from queue_engine.client.exchange import (
     Flow,
     Patience,
     Request,
+    Response,
     call,
+    call_for,
     call_for_version,
+    data_of,
     json_text,
     path_of,
     path_under,
 )
-from queue_engine.client.models import EndpointInfo, LogLine, OperationInfo, TaskInfo
+from queue_engine.client.models import Download, EndpointInfo, LogLine, OperationInfo, TaskInfo
 
 WAIT_SECONDS = 50
 """Longest wait of one request: many proxies end an idle one after 60 s."""
@@ -96,9 +100,26 @@ def clone(endpoint_id: str, task_id: str, changes: Mapping[str, Any], patience: 
     yield from call(Request("POST", path, body=submission_of(fields)), patience)
 
 
-def read(endpoint_id: str, task_id: str, patience: Patience) -> Flow[TaskInfo]:
-    data = yield from call(Request("GET", path_of(endpoint_id, "tasks", task_id)), patience)
+def read(endpoint_id: str, task_id: str, payload: str, patience: Patience) -> Flow[TaskInfo]:
+    query: dict[str, str | int] = {} if payload == "full" else {"payload": payload}
+    data = yield from call(Request("GET", path_of(endpoint_id, "tasks", task_id), query), patience)
     return TaskInfo.model_validate(data)
+
+
+def download(endpoint_id: str, task_id: str, part: str, patience: Patience) -> Flow[Download]:
+    """Return the bytes of a task's `input` or `output`. Raises NotFound if it has none."""
+    return (yield from call_for(_file_in, Request("GET", path_of(endpoint_id, "tasks", task_id, part)), patience))
+
+
+_FILE_NAME = re.compile(r'attachment; filename="([A-Za-z0-9_][A-Za-z0-9_.-]*)"')
+
+
+def _file_in(response: Response) -> Download:
+    name = _FILE_NAME.fullmatch(response.disposition)
+    if response.status != 200 or name is None:
+        data_of(response)
+        raise ApiError("the response is no file", status=response.status)
+    return Download(response.body, response.content_type, name[1])
 
 
 def wait(

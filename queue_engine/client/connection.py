@@ -71,7 +71,14 @@ def received(response: httpx.Response) -> Response:
     seconds = (
         min(float(text), MAX_RETRY_AFTER_SECONDS) if text.isascii() and text.isdigit() and len(text) < 10 else None
     )
-    return Response(response.status_code, response.content, seconds, response.headers.get("ETag"))
+    return Response(
+        response.status_code,
+        response.content,
+        seconds,
+        response.headers.get("ETag"),
+        response.headers.get("Content-Type", ""),
+        response.headers.get("Content-Disposition", ""),
+    )
 
 
 def lost(error: httpx.HTTPError, url: str) -> Unavailable:

@@ -55,6 +55,9 @@ class Response:
     retry_after: float | None = None
     etag: str | None = None
     """The version of the object, as the header `ETag` has it."""
+    content_type: str = ""
+    disposition: str = ""
+    """The header `Content-Disposition`."""
 
 
 Flow: TypeAlias = Generator[Request, Response, T]
@@ -106,17 +109,20 @@ def json_text(value: object) -> bytes:
 
 def call(request: Request, patience: Patience) -> Flow[Any]:
     """Send a request, again while that may help, and return the `data` of its response. Raises ApiError."""
-    data, _ = yield from call_for_version(request, patience)
-    return data
+    return (yield from call_for(data_of, request, patience))
 
 
 def call_for_version(request: Request, patience: Patience) -> Flow[tuple[Any, str | None]]:
     """Send a request as `call` does, and return the `data` and the `etag` of its response. Raises ApiError."""
+    return (yield from call_for(lambda response: (data_of(response), response.etag), request, patience))
+
+
+def call_for(read: Callable[[Response], T], request: Request, patience: Patience) -> Flow[T]:
+    """Send a request as `call` does, and return what `read` finds in its response. Raises ApiError."""
     failures = 0
     while True:
         try:
-            response = yield request
-            return data_of(response), response.etag
+            return read((yield request))
         except ApiError as error:
             failures += 1
             delay = patience.delay(error, failures) if may_help(error, request) else None

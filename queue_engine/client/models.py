@@ -5,6 +5,7 @@ A member that this version does not know is kept in `model_extra`. Times are epo
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -38,6 +39,27 @@ class Waiting(View):
     """Time until these have begun."""
     approximate: bool = False
     as_of: int
+
+
+@dataclass(frozen=True)
+class Download:
+    """The input or output of a task as bytes."""
+
+    content: bytes = field(repr=False)
+    content_type: str
+    """Such as `application/json`, `text/plain; charset=utf-8` or `image/png`."""
+    file_name: str
+    """A name for a file: letters, digits, `_`, `.` and `-`."""
+
+
+class Head(View):
+    """The beginning of an input or output as JSON text."""
+
+    text: str
+    bytes: int
+    """Length of `text` in bytes of UTF-8."""
+    is_cut: bool
+    """True if the input or output is longer."""
 
 
 class TaskInfo(View):
@@ -97,6 +119,9 @@ class TaskInfo(View):
     """None for a task that runs or has ended."""
     input: Any = None
     output: Any = None
+    input_head: Head | None = None
+    """Beginning of the input, if only that was asked for."""
+    output_head: Head | None = None
     headers: dict[str, str] | None = None
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeVar, Unpack
 
 import httpx
 
@@ -20,6 +20,7 @@ from queue_engine.client.models import (
     Batch,
     BatchItem,
     Delivery,
+    Download,
     EndpointInfo,
     LogLine,
     OperationInfo,
@@ -423,13 +424,21 @@ class Task:
         self._endpoint = endpoint
         self.id = task_id
 
-    def info(self) -> TaskInfo:
-        """Read the task, with its input and output."""
-        return self._endpoint.run(calls.read(self._endpoint.id, self.id, self._endpoint.patience()))
+    def info(self, payload: Literal["full", "head", "none"] = "full") -> TaskInfo:
+        """Read the task, with its input and output; with their beginnings only, or without them, by `payload`."""
+        return self._endpoint.run(calls.read(self._endpoint.id, self.id, payload, self._endpoint.patience()))
+
+    def download_input(self) -> Download:
+        """Return the input as the bytes that were submitted."""
+        return self._download("input")
+
+    def download_output(self) -> Download:
+        """Return the output as the bytes that the container returned. Raises NotFound if there is none."""
+        return self._download("output")
 
     def waiting(self) -> Waiting | None:
         """Return the reason for which the task waits; None if it runs or has ended."""
-        return self.info().waiting
+        return self.info("none").waiting
 
     def wait(self, timeout: float | None = None) -> TaskInfo:
         """Wait until the task has ended, and return it, also if it has failed. Raises WaitTimeout.
@@ -486,6 +495,9 @@ class Task:
     def deliveries(self) -> list[Delivery]:
         """Return the latest attempts to deliver the result, oldest first."""
         return [Delivery.model_validate(row) for row in self._endpoint.call("GET", "tasks", self.id, "deliveries")]
+
+    def _download(self, part: str) -> Download:
+        return self._endpoint.run(calls.download(self._endpoint.id, self.id, part, self._endpoint.patience()))
 
     def _order(self, name: str, *, repeatable: bool = True) -> None:
         patience = self._endpoint.patience()

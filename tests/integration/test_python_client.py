@@ -18,7 +18,9 @@ from queue_engine.client import (
     AsyncEndpoint,
     Client,
     Conflict,
+    Download,
     Endpoint,
+    Head,
     InvalidRequest,
     NotFound,
     OperationTimeout,
@@ -88,6 +90,14 @@ def test_a_task_is_submitted_and_its_output_returned(echo: Endpoint) -> None:
     assert task.result(timeout=30) == {"prompt": "grüße", "n": [1, 2**70, None]}
     info = task.info()
     assert (info.status, info.state, info.attempts, info.headers) == ("SUCCESS", "succeeded", 1, {"X-A": "b"})
+    text = json.dumps({"prompt": "grüße", "n": [1, 2**70, None]}, ensure_ascii=False, separators=(",", ":")).encode()
+    assert task.download_input() == Download(text, "application/json", f"{task.id}-input.json")
+    assert json.loads(task.download_output().content) == task.result()
+    head = task.info("head")
+    assert (head.input, head.input_head) == (None, Head(text=text.decode(), bytes=len(text), is_cut=False))
+    assert task.info("none").output_head is None
+    with pytest.raises(NotFound):
+        echo.task("none").download_output()
     assert [attempt.outcome for attempt in task.attempts()] == ["ok"]
     assert task.id in [row.task_id for row in echo.tasks(status="success")]
     created = datetime.fromtimestamp(info.created_at / 1000, UTC)
@@ -100,6 +110,8 @@ def test_a_task_is_submitted_and_its_output_returned(echo: Endpoint) -> None:
 async def test_the_asynchronous_client_does_the_same(async_echo: AsyncEndpoint) -> None:
     task = await async_echo.submit([1], path="/run", task_id="asynchronous")
     assert (await task.result(timeout=30)) == [1]
+    assert (await task.download_input()).content == (await task.download_output()).content == b"[1]"
+    assert (await task.info("head")).output_head == Head(text="[1]", bytes=3, is_cut=False)
     assert [attempt.outcome for attempt in await task.attempts()] == ["ok"]
     assert "asynchronous" in [row.task_id async for row in async_echo.tasks()]
     assert [row.task_id async for row in async_echo.tasks(id_prefix="asynchronous")] == ["asynchronous"]
