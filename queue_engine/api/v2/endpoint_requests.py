@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, ValidationInfo, create_model, model_validator
@@ -392,11 +393,12 @@ class SettingSchema:
     """JSON Schema of its values, without references."""
 
 
-def creation_schema() -> list[SettingSchema]:
-    """Return the settings of a creation, in the order of their definition."""
+@cache
+def creation_schema() -> tuple[SettingSchema, ...]:
+    """Return the settings of a creation, in the order of their definition. The schemas in it must not be changed."""
     document = CreateEndpoint.model_json_schema(by_alias=True)
     members, definitions = document["properties"], document.get("$defs", {})
-    return [
+    return tuple(
         SettingSchema(
             name=(name := to_camel(one.asked)),
             shown=to_camel(one.shown),
@@ -408,7 +410,7 @@ def creation_schema() -> list[SettingSchema]:
             schema=_plain_schema(members[name], definitions),
         )
         for one in SETTINGS
-    ]
+    )
 
 
 def _as_json(setting: Defined[Setting]) -> Any:
