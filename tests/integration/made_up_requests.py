@@ -18,6 +18,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from schemathesis.transport.requests import ManagedCookiesSession
 
 from tests.api_server import ENDPOINT
 from tests.examples import examples
@@ -64,6 +65,11 @@ class Target:
         self.url: str = told["url"]
         self.headers = {"X-Api-Key": told["key"]}
         self._known: dict[str, str] = told["known"]
+        self._client = httpx.Client(base_url=self.url, timeout=GIVE_UP_SECONDS)
+        self.session = ManagedCookiesSession()
+        """Of all made-up requests. Without it each of them opens a connection, and none keeps a cookie either way."""
+        self.session.trust_env = False  # the proxies and the passwords of this machine are read for each request
+        self.operations = self._described()
 
     def aim(self, case: Case) -> None:
         """Let most requests be about things that exist: made-up ids get no further than a 404."""
@@ -92,11 +98,18 @@ class Target:
         body = {"name": "short-lived", "type": "GCR", "username": "me", "password": "a password"}
         return str(self._post("/v2/container-registry-auths", body)["data"]["id"])
 
-    def get(self, path: str) -> Any:
-        return httpx.get(f"{self.url}{path}", timeout=GIVE_UP_SECONDS).json()
-
     def _post(self, path: str, body: Any) -> Any:
-        return httpx.post(f"{self.url}{path}", json=body, headers=self.headers, timeout=GIVE_UP_SECONDS).json()
+        return self._client.post(path, json=body, headers=self.headers).json()
+
+    def _described(self) -> list[Operation]:
+        """Return all operations that the API describes."""
+        schema = schemathesis.openapi.from_dict(self._client.get("/openapi.json").json())
+        schema.config.update(base_url=self.url)
+        results = list(schema.get_all_operations())
+        operations = [result.ok() for result in results if isinstance(result, Ok)]
+        assert len(operations) == len(results), "the description cannot be understood"
+        # A stream of events does not end. Its requests are tested in test_api_events.py.
+        return [one for one in operations if one.path != "/v2/events"]
 
 
 def _make_likely(body: Any) -> None:
@@ -118,17 +131,6 @@ def _told(program: Program) -> str:
     return next((line for line in lines if line.startswith('{"url"') and line.endswith("\n")), "")
 
 
-def operations_of(target: Target) -> list[Operation]:
-    """Return all operations that the API describes."""
-    schema = schemathesis.openapi.from_dict(target.get("/openapi.json"))
-    schema.config.update(base_url=target.url)
-    results = list(schema.get_all_operations())
-    operations = [result.ok() for result in results if isinstance(result, Ok)]
-    assert len(operations) == len(results), "the description cannot be understood"
-    # A stream of events does not end. Its requests are tested in test_api_events.py.
-    return [one for one in operations if one.path != "/v2/events"]
-
-
 def send_some(target: Target, operation: Operation, mode: GenerationMode) -> None:
     """Send requests to this operation, good or bad by `mode`. Raises when a response is not as described."""
     tried = _try(target, operation.as_strategy(generation_mode=mode))
@@ -146,7 +148,7 @@ def _try(target: Target, cases: SearchStrategy[Case]) -> int:
         nonlocal tried
         tried += 1
         target.aim(case)
-        case.call_and_validate(headers=target.headers, checks=CHECKS, timeout=GIVE_UP_SECONDS)
+        case.call_and_validate(headers=target.headers, session=target.session, checks=CHECKS, timeout=GIVE_UP_SECONDS)
 
     with suppress(Unsatisfiable):
         check()
