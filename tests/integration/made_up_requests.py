@@ -67,7 +67,7 @@ class Target:
         self._known: dict[str, str] = told["known"]
         self._client = httpx.Client(base_url=self.url, timeout=GIVE_UP_SECONDS)
         self.session = ManagedCookiesSession()
-        """Of all made-up requests. Without it each of them opens a connection, and none keeps a cookie either way."""
+        """Session that all made-up requests share, so that not each of them opens a connection. It keeps no cookies."""
         self.session.trust_env = False  # the proxies and the passwords of this machine are read for each request
         self.operations = self._described()
 

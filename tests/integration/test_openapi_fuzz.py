@@ -1,4 +1,4 @@
-"""Requests made up from the API's own description, good and bad: nothing gets a 5xx or an undescribed answer."""
+"""Requests made up from the API's own description, good and bad: nothing gets a 5xx or an undescribed response."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PARTS = 12
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    """One API for all parts, because its start takes two seconds of processor time, with a store that none empties."""
+    """Start one API for all parts, because that takes two seconds of processor time. No test empties its store."""
     # Imported here, because every process of a test run imports every test file.
     from tests.integration.made_up_requests import Target
 
