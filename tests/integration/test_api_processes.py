@@ -2,14 +2,16 @@
 
 import re
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from tests.integration.parts import Program, Programs
+from tests.integration.parts import Program, Programs, programs_on
 from tests.ports import free_port
+from tests.servers import StoreServer, valkey_binary
 from tests.waiting import wait_until
 
 PROCESSES = 3
@@ -39,18 +41,43 @@ class Group:
     def processes_on_the_page(self) -> set[str]:
         return set(MEMORY.findall(self.get("/metrics").text))
 
+    def is_complete(self) -> bool:
+        return self.processes_on_the_page() == {str(number) for number in range(1, PROCESSES + 1)}
+
     def answered(self) -> float:
         return sum(map(float, ANSWERED.findall(self.get("/metrics").text)))
 
 
-@pytest.fixture
-def group(programs: Programs, tmp_path: Path) -> Group:
+def start_group(programs: Programs, directory: Path) -> Group:
     port = free_port()
     arguments = ("queue_engine", "api", "--port", str(port), "--processes", str(PROCESSES))
-    group = Group(programs.start("api", *arguments, TMPDIR=str(tmp_path), QUEUE_ENGINE_API_METRICS="public"), port)
+    group = Group(programs.start("api", *arguments, TMPDIR=str(directory), QUEUE_ENGINE_API_METRICS="public"), port)
     wait_until(group.is_ready)
-    wait_until(lambda: group.processes_on_the_page() == {"1", "2", "3"})
+    wait_until(group.is_complete)
     return group
+
+
+@pytest.fixture
+def group(programs: Programs, tmp_path: Path) -> Group:
+    return start_group(programs, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def lasting_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
+    """Start a group for several tests, because that takes four seconds of processor time. No test empties its store."""
+    directory = tmp_path_factory.mktemp("group")
+    with (
+        StoreServer(valkey_binary(), directory / "store") as server,
+        programs_on(server.url, directory) as programs,
+    ):
+        yield start_group(programs, directory)
+
+
+@pytest.fixture
+def shared_group(lasting_group: Group) -> Group:
+    """Return the module's group once all of its processes serve, also after a test that killed some."""
+    wait_until(lambda: len(lasting_group.members()) == PROCESSES and lasting_group.is_complete())
+    return lasting_group
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -77,33 +104,36 @@ def folders_in(tmp_path: Path) -> list[str]:
     return [path.name for path in tmp_path.iterdir() if path.name.startswith("queue-engine-api-")]
 
 
-def test_one_page_counts_the_requests_to_all_processes(group: Group) -> None:
+def test_one_page_counts_the_requests_to_all_processes(shared_group: Group) -> None:
+    group = shared_group
     before = group.answered()
     assert {group.get("/healthz").status_code for _ in range(60)} == {200}
 
     wait_until(lambda: group.answered() == before + 60)
 
 
-def test_the_sums_do_not_fall_when_a_process_is_replaced(group: Group) -> None:
+def test_the_sums_do_not_fall_when_a_process_is_replaced(shared_group: Group) -> None:
+    group = shared_group
     assert {group.get("/healthz").status_code for _ in range(30)} == {200}
     before = group.answered()
     for killed in group.members():
         killed.kill()
         wait_until(lambda killed=killed: not _is_alive(killed))  # type: ignore[misc]
         assert group.answered() >= before
-    wait_until(lambda: group.processes_on_the_page() == {"1", "2", "3"})
+    wait_until(group.is_complete)
 
     assert group.answered() >= before
 
 
-def test_a_killed_process_is_replaced_and_the_others_serve_on(group: Group) -> None:
+def test_a_killed_process_is_replaced_and_the_others_serve_on(shared_group: Group) -> None:
+    group = shared_group
     killed, *others = group.members()
     killed.kill()
     wait_until(lambda: not _is_alive(killed))  # until then it may accept a request, which fails with it
 
     assert {group.get("/healthz").status_code for _ in range(30)} == {200}
     wait_until(lambda: len(group.members()) == PROCESSES and killed.pid not in [one.pid for one in group.members()])
-    wait_until(lambda: group.processes_on_the_page() == {"1", "2", "3"})
+    wait_until(group.is_complete)
     assert all(one.is_running() for one in others)
 
 
@@ -123,8 +153,8 @@ def test_the_processes_end_when_their_parent_is_killed(group: Group) -> None:
     wait_until(lambda: not any(_is_alive(member) for member in members))
 
 
-def test_a_port_in_use_ends_the_start_and_names_the_setting(group: Group, programs: Programs) -> None:
-    port = group.url.rpartition(":")[2]
+def test_a_port_in_use_ends_the_start_and_names_the_setting(shared_group: Group, programs: Programs) -> None:
+    port = shared_group.url.rpartition(":")[2]
     second = programs.start("second", "queue_engine", "api", "--port", port, "--processes", "2")
 
     assert second.wait() == 2
