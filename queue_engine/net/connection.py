@@ -6,6 +6,8 @@ the responses in both. The rules of this module:
 
 - A request is sent once. When the connection breaks, the call fails: the server may have executed the request.
 - The head of a response is limited as a whole (MAX_HEAD_BYTES), and so is what stands between the pieces of its body.
+- A connection with a response of 5xx is not used again. Some servers, uvicorn among them, close the connection when a
+  handler raises, after a response that does not say so: the next request would be lost without having been read.
 - What comes after a response, or between two requests, is not a response: the connection is closed and not used again.
   Some servers end an idle connection with a 408.
 - Pieces of a body go to the reader as they arrive. It keeps only the part that it needs, so nothing is queued here and
@@ -40,6 +42,7 @@ MAX_FRAMING_SHARE = 16
 """Limit for the bytes that frame a byte of the body, besides MAX_HEAD_BYTES: a chunk of one byte has five or six."""
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _SWITCHING_PROTOCOLS = 101
+_SERVER_ERROR = 500
 _WITHOUT_BODY = frozenset({_SWITCHING_PROTOCOLS, 204, 304})
 """Statuses of responses without a body, whatever their headers say (RFC 9110, section 6.4.1)."""
 
@@ -200,7 +203,8 @@ class Connection(asyncio.Protocol):
             self._begin_head(self._head_pieces[-1:], before)
             return
         self._is_complete = True
-        self._keeps = self._head.status != _SWITCHING_PROTOCOLS and self._parser.should_keep_alive()
+        status = self._head.status
+        self._keeps = status < _SERVER_ERROR and status != _SWITCHING_PROTOCOLS and self._parser.should_keep_alive()
 
     # Decisions
 

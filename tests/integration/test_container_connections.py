@@ -2,9 +2,12 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+import uvicorn
 
 from queue_engine.domain.tasks import ContainerResponse
 from queue_engine.net.connecting import connect_to_host
@@ -72,8 +75,11 @@ async def post(pool: ConnectionPool[tuple[str, int]], port: int) -> Connection:
         (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\n1", 1),
         (b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n1", 3),
         (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\n1", 3),
+        (b"HTTP/1.1 422 Unprocessable Content\r\nContent-Length: 1\r\n\r\n1", 1),
+        (b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 1\r\n\r\n1", 3),
+        (b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 1\r\n\r\n1", 3),
     ],
-    ids=["1.1", "204", "chunked", "1.0 keep-alive", "1.0", "close"],
+    ids=["1.1", "204", "chunked", "1.0 keep-alive", "1.0", "close", "422", "500", "503"],
 )
 async def test_a_connection_is_used_again_unless_the_response_says_that_it_ends(
     forwarder: HttpForwarder, response: bytes, connections: int
@@ -82,6 +88,34 @@ async def test_a_connection_is_used_again_unless_the_response_says_that_it_ends(
         for _ in range(3):
             assert (await forwarder.forward(request_to(target.port))).error_type is None
         assert target.connections == connections
+
+
+@pytest.fixture
+async def raising_server() -> AsyncIterator[int]:
+    """The port of a uvicorn whose handler responds 500 to `/raise` and then raises, as those of frameworks do."""
+
+    async def app(scope: Any, _receive: Any, send: Any) -> None:
+        status = 500 if scope["path"] == "/raise" else 200
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"1")]})
+        await send({"type": "http.response.body", "body": b"1"})
+        if status == 500:
+            raise RuntimeError("the handler raises")
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    yield listening.getsockname()[1]
+    server.should_exit = True
+    await asyncio.to_thread(thread.join)
+
+
+async def test_no_request_is_lost_behind_one_whose_handler_raises(
+    forwarder: HttpForwarder, raising_server: int
+) -> None:
+    for _ in range(100):
+        assert (await forwarder.forward(request_to(raising_server, path="/raise"))).status == 500
+        assert await forwarder.forward(request_to(raising_server)) == ContainerResponse(200, output=b"1")
 
 
 async def test_a_connection_that_the_container_has_closed_is_not_used(pool: ConnectionPool[tuple[str, int]]) -> None:
