@@ -114,9 +114,9 @@ class OperationView(View):
     skipped: int = Field(description="Tasks that were found and not changed, and given ids that have no task")
     skip_reasons: dict[SkipReason, int] = Field(
         description="`skipped` by reason. `notFound`: deleted, or never submitted; `newer`: submitted after the start; "
-        "`notEnded`: cannot be retried, deleted or sent again; `ended`: cannot be cancelled; `changed`: ended, began "
-        "or ran again after it was found; `requested`: its cancellation was requested before; `noWebhook`: its result "
-        "is sent to no webhook; `due`: its result is being sent"
+        "`notEnded`: cannot be retried, deleted or sent again; `ended`: cannot be cancelled; `changed`: ended, began, "
+        "ran again or got another delivery status after it was found; `requested`: its cancellation was requested "
+        "before; `noWebhook`: its result is sent to no webhook; `due`: its result is being sent"
     )
     failed: int = Field(description="Tasks whose change failed")
     error: str | None = Field(description="Why the operation, or the change of a task, failed")
@@ -176,8 +176,9 @@ class TaskOperationRoutes:
 
     async def start_operation(self, request: Request) -> Response:
         """Tasks that are submitted later than the request are not changed. A task that has ended, begun or run again
-        since the operation found it is skipped. At most four operations of an endpoint run at a time; one more gets
-        409. To delete, a key needs the role admin, as for a single task.
+        since the operation found it is skipped, and so is one whose delivery status no longer matches. At most four
+        operations of an endpoint run at a time; one more gets 409. To delete, a key needs the role admin, as for a
+        single task.
 
         Retries wait while the queue is full. If the endpoint is stopped, they end as `failed`. At most four results are
         sent again at a time, behind fresh ones.

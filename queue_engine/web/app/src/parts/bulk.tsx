@@ -30,7 +30,7 @@ export const VERBS: Record<Operation["action"], { ask: string; done: string; doi
 
 export const SKIPS: Record<string, string> = {
   notFound: "do not exist any more", newer: "were submitted later", notEnded: "have not ended", ended: "have ended already",
-  changed: "began or ran again", requested: "are being cancelled already",
+  changed: "no longer match", requested: "are being cancelled already",
   noWebhook: "have no webhook", due: "are being sent already",
 };
 
