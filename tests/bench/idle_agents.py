@@ -10,9 +10,10 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from queue_engine.aio import end_tasks, retry_while_unavailable
 from queue_engine.crypto.sealing import Sealer
@@ -34,6 +35,7 @@ AGENTS_PER_ENDPOINT = 10
 SECONDS = 20.0
 TENANT = "idle"
 LEASE_MS = 30_000
+T = TypeVar("T")
 ADDRESS = "127.0.0.1:9000"
 AT_ONCE = 50
 FILES_PER_AGENT = 8
@@ -65,8 +67,17 @@ async def _measured(store: Store, agents: int, seconds: float) -> list[Goal]:
     before = await store.redis.info()
     async with _agents(store.url, ids, agents) as made:
         connecting = asyncio.Semaphore(AT_ONCE)
-        await asyncio.gather(*(agent.run_a_task(store, connecting) for agent in made))
-        async with _living(made):
+        async with _lives() as begin:
+
+            async def come_up(agent: _Agent) -> None:
+                await agent.run_a_task(store, connecting)
+                # Reports close the connections that only a busy agent needs, while others come up.
+                begin(agent.report)
+
+            await asyncio.gather(*map(come_up, made))
+            for agent in made:
+                begin(agent.wait_for_tasks)
+                begin(agent.take_over)
             await asyncio.sleep(AGENT_KEPT_SECONDS + 2 * MAX_IDLE_REPORT_SECONDS)
             used, began = await server_seconds(store.redis), time.monotonic()
             await asyncio.sleep(seconds)
@@ -101,17 +112,21 @@ class _Agent:
         task = NewTask(task_id, self._endpoint_id, TENANT, TaskSpec(8000, "/run"), b"1", task_id)
         async with connecting:
             await _repeated(self._record.register)
-            await engine.tasks.enqueue(task)
-            for claim in await self._source.claim(1):
+            await _repeated(lambda: engine.tasks.enqueue(task))
+            for claim in await _repeated(lambda: self._source.claim(1)):
                 await self._run(claim)
 
     async def _run(self, claim: StoreClaim) -> None:
-        attempt = await claim.start(address=ADDRESS)
+        attempt = await _repeated(lambda: claim.start(address=ADDRESS))
         if attempt is None:
             raise RuntimeError("the task was not started")
-        batch = attempt.lease.token
-        await asyncio.gather(self._source.renew([attempt.lease]), self._report(1), self._log.append(batch, ["a line"]))
-        await self._source.settle(attempt.lease, Succeeded(b"1"))
+        lease = attempt.lease
+        await asyncio.gather(
+            _repeated(lambda: self._source.renew([lease])),
+            _repeated(lambda: self._report(1)),
+            _repeated(lambda: self._log.append(lease.token, ["a line"])),
+        )
+        await _repeated(lambda: self._source.settle(lease, Succeeded(b"1")))
 
     async def wait_for_tasks(self) -> None:
         while True:
@@ -132,24 +147,20 @@ class _Agent:
         await self._record.report(status, running_tasks=running, address=ADDRESS, reason="", error="")
 
 
-async def _repeated(call: Callable[[], Awaitable[object]]) -> None:
+async def _repeated(call: Callable[[], Awaitable[T]]) -> T:
     """Repeat a call while the store is unavailable, as an agent does: thousands connect at once."""
-    await retry_while_unavailable(call, passing=unavailability, what="agents")
+    return await retry_while_unavailable(call, passing=unavailability, what="agents")
 
 
 @asynccontextmanager
-async def _living(agents: Sequence[_Agent]) -> AsyncIterator[None]:
-    """Let the agents wait for tasks during the block. Raises the error of an agent that has failed."""
-    lives = [
-        asyncio.create_task(life())
-        for agent in agents
-        for life in (agent.wait_for_tasks, agent.take_over, agent.report)
-    ]
+async def _lives() -> AsyncIterator[Callable[[Callable[[], Coroutine[Any, Any, None]]], None]]:
+    """Yield a function that begins what an agent does until the end of the block. Raises an error of one of them."""
+    lives: list[asyncio.Task[None]] = []
     try:
-        yield
-        for life in lives:
-            if life.done():
-                life.result()
+        yield lambda life: lives.append(asyncio.create_task(life()))
+        for one in lives:
+            if one.done():
+                one.result()
     finally:
         await end_tasks(*lives)
 
