@@ -86,13 +86,14 @@ def old_queue(watcher: Visitor, engine: Up, endpoint: str) -> Iterator[Visitor]:
     def respond(route: Route) -> None:
         query = parse_qs(urlsplit(route.request.url).query)
         if query["metric"][0] not in ("oldest", "oldest,failed,succeeded"):
-            return route.continue_()
+            route.continue_()
+            return
         begin = int(query["from"][0])
         is_hour = query["metric"][0] != "oldest"
         step, count = (30, 120) if is_hour else (3600, 336)
         metrics = {"oldest": [OLDEST_MS if is_hour else 2000] * count, "failed": [0] * count, "succeeded": [0] * count}
         data = {"from": begin, "to": begin + step * count * 1000, "stepSeconds": step, "metrics": metrics}
-        return route.fulfill(body=json.dumps({"message": "success", "code": 10000, "data": data}))
+        route.fulfill(body=json.dumps({"message": "success", "code": 10000, "data": data}))
 
     watcher.page.route("**/console/api/serverless/*/series?*", respond)
     call(engine, "POST", f"/serverless/{endpoint}/pause")
