@@ -21,7 +21,7 @@ from queue_engine.api.http.operations import DescribedRoute, Operation
 from queue_engine.api.http.rate_limit import RateLimiter
 from queue_engine.api.http.refused_requests import RefusedRequests
 from queue_engine.api.http.routes import Routes
-from queue_engine.api.http.services import Services
+from queue_engine.api.http.services import Installation, Services
 from queue_engine.api.http.slots import TenantSlots
 from queue_engine.api.http.turns import Turns
 from queue_engine.api.proxy.access import Limits, WorkerAccess
@@ -118,7 +118,7 @@ def create_app(
         catalogue=catalogue,
         console=own_sessions if has_console else None,
         console_has_payloads=settings.console_payloads != "never",
-        environment=settings.environment,
+        installation=Installation(settings.environment, settings.trace_url),
         monotonic=monotonic,
     )
     prefix = settings.public_prefix

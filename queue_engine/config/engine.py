@@ -38,6 +38,7 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Number = TypeVar("Number", int, float)
 MAX_ENVIRONMENT = 32
 ENVIRONMENT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$"
+TRACE_URL_PATTERN = r"^https?://[^\s{}<>\"]+\{traceId\}[^\s{}<>\"]*$"
 _PUBLIC_URL = re.compile(
     r"(?P<origin>https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::[1-9][0-9]{0,4})?)(?P<prefix>(?:/[A-Za-z0-9._~-]+)*)/?"
 )
@@ -320,6 +321,14 @@ class ApiSettings(
         pattern=ENVIRONMENT_PATTERN,
         description="Name of this installation, such as `production` or `staging`: letters, digits, spaces and `._-`. "
         "`GET /v2/me` has it, and the top bar of the web console shows it, `production` in red",
+    )
+    trace_url: str | None = Field(
+        None,
+        max_length=2000,
+        pattern=TRACE_URL_PATTERN,
+        description="URL of a trace in your tracing system, with `{traceId}`, such as "
+        "`https://grafana.example.com/explore?traceId={traceId}`. `GET /v2/me` has it, and the web console links the "
+        "trace of a task",
     )
     public_url: str | None = Field(
         None,

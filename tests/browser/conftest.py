@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, s
 BROWSERS = ("chromium-headless-shell", "chromium")
 SHOTS = Path(__file__).resolve().parents[2] / "build" / "console"
 """Pictures of all views, as an output of the tests."""
+TRACE_URL = "https://traces.example/find?id={traceId}"
 WAIT_MS = 90_000
 """When a failing test gives up. A test that passes never waits so long."""
 
@@ -73,7 +74,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     # The name stands in the top bar of all views, in red.
-    with running_up(tmp_path_factory.mktemp("up"), QUEUE_ENGINE_ENVIRONMENT="production") as up:
+    settings = {"QUEUE_ENGINE_ENVIRONMENT": "production", "QUEUE_ENGINE_TRACE_URL": TRACE_URL}
+    with running_up(tmp_path_factory.mktemp("up"), **settings) as up:
         yield up
 
 

@@ -9,7 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from queue_engine.local.embedded import read_store_url
 from queue_engine.store.keys import Partitions
-from tests.browser.conftest import SHOTS, Visitor
+from tests.browser.conftest import SHOTS, TRACE_URL, Visitor
 from tests.browser.test_console import call, ended, endpoint, settle, submit
 from tests.integration.test_up import API_KEY, Up
 
@@ -53,7 +53,10 @@ def test_an_ended_task_shows_where_it_ran_and_until_when_it_is_kept(
     assert fact(operator, "Request") == "POST :8000/run"
     assert fact(operator, "Sizes").startswith("input 2.0 kB, output ")
     assert "may crash its worker" in fact(operator, "Suspect")
-    assert fact(operator, "Trace") == TRACE_ID
+    assert fact(operator, "Trace").startswith(TRACE_ID)
+    trace = operator.page.get_by_role("link", name="open the trace in a new tab")
+    assert trace.get_attribute("href") == TRACE_URL.format(traceId=TRACE_ID)
+    assert trace.get_attribute("rel") == "noopener noreferrer"
     assert (fact(operator, "Next attempt"), fact(operator, "Expires")) == ("", "")
     for width, theme in ((1280, "light"), (390, "dark")):
         operator.page.set_viewport_size({"width": width, "height": 844})

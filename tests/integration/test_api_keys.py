@@ -228,7 +228,7 @@ async def test_a_key_describes_itself(api: RunningApi) -> None:
         "tenant": "default", "keyId": key["id"], "keyName": "dashboard", "role": "operate",
         "rights": ["identify", "view", "view_task", "submit", "cancel", "operate"],
         "endpoints": [endpoint_id], "expiresAt": 4_102_444_800_000, "version": __version__, "maxSubmitsPerSecond": None,
-        "environment": None,
+        "environment": None, "traceUrl": None,
     }  # fmt: skip
     me = (await api.client.get("/v2/me")).json()["data"]
     assert (me["role"], me["endpoints"], me["expiresAt"]) == ("admin", None, None)
@@ -237,6 +237,8 @@ async def test_a_key_describes_itself(api: RunningApi) -> None:
     assert (me["tenant"], me["role"], me["rights"]) == (None, "operator", ["identify", "manage_tenants"])
 
 
-async def test_the_name_of_the_installation_is_shown(valkey_url: str) -> None:
-    async with running_api(valkey_url, environment="eu staging.2") as api:
-        assert (await api.client.get("/v2/me")).json()["data"]["environment"] == "eu staging.2"
+async def test_the_installation_is_described(valkey_url: str) -> None:
+    traces = "https://traces.example/{traceId}?from=1"
+    async with running_api(valkey_url, environment="eu staging.2", trace_url=traces) as api:
+        me = (await api.client.get("/v2/me")).json()["data"]
+    assert (me["environment"], me["traceUrl"]) == ("eu staging.2", traces)

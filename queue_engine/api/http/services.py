@@ -38,6 +38,16 @@ class ConsoleAuthenticator(Protocol):
 
 
 @dataclass(frozen=True)
+class Installation:
+    """What a key is told about the installation."""
+
+    environment: str | None = None
+    """Its name."""
+    trace_url: str | None = None
+    """URL of a trace, with `{traceId}`."""
+
+
+@dataclass(frozen=True)
 class Services:
     """The objects that every group of routes gets."""
 
@@ -52,8 +62,7 @@ class Services:
     """None if the console is off."""
     console_has_payloads: bool = True
     """False if inputs, outputs, headers and logs are kept out of the console."""
-    environment: str | None = None
-    """Name of the installation."""
+    installation: Installation = Installation()
     monotonic: Callable[[], float] = time.monotonic
 
     def hides_payloads(self, scope: Scope) -> bool:

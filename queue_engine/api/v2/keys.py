@@ -13,7 +13,7 @@ from queue_engine.api.http.operations import Operation, in_path, in_query
 from queue_engine.api.http.order_log import note
 from queue_engine.api.http.queries import Query
 from queue_engine.api.http.responses import Response, success
-from queue_engine.api.http.services import Services
+from queue_engine.api.http.services import Installation, Services
 from queue_engine.api.v2.fields import names_of, parsed
 from queue_engine.api.v2.key_requests import CreateKey
 from queue_engine.api.v2.pages import page_in, page_parameters, page_view
@@ -81,6 +81,10 @@ class MeView(View):
     environment: str | None = Field(
         description="Name of the installation, `QUEUE_ENGINE_ENVIRONMENT`; null: none", examples=["production"]
     )
+    trace_url: str | None = Field(
+        description="URL of a trace with `{traceId}`, `QUEUE_ENGINE_TRACE_URL`; null: none",
+        examples=["https://grafana.example.com/explore?traceId={traceId}"],
+    )
     time: int = Field(description="Time of the store's clock, to which all times of the API belong")
 
 
@@ -121,7 +125,7 @@ class KeyRoutes:
     async def show_me(self, request: Request) -> Response:
         """Every valid key may call this."""
         principal = await self._services.admit(request)
-        return success(me_view(principal, await self._services.engine.now_ms(), self._services.environment))
+        return success(me_view(principal, await self._services.engine.now_ms(), self._services.installation))
 
     async def create_key(self, request: Request) -> Response:
         """The response has the key, which is shown only once. No key makes a key with more rights, more endpoints or a
@@ -160,7 +164,7 @@ class KeyRoutes:
         return success(True)
 
 
-def me_view(me: Principal, now_ms: int, environment: str | None) -> dict[str, Any]:
+def me_view(me: Principal, now_ms: int, installation: Installation) -> dict[str, Any]:
     """Return a MeView."""
     return {
         "tenant": me.tenant or None,
@@ -172,7 +176,8 @@ def me_view(me: Principal, now_ms: int, environment: str | None) -> dict[str, An
         "expiresAt": me.expires_at_ms,
         "maxSubmitsPerSecond": me.max_submits_per_second,
         "version": __version__,
-        "environment": environment,
+        "environment": installation.environment,
+        "traceUrl": installation.trace_url,
         "time": now_ms,
     }
 

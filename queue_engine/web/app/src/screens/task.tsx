@@ -9,7 +9,7 @@ import { Timeline } from "../parts/timeline.tsx";
 import { useDraft } from "../drafts.ts";
 import { listQuery } from "../filters.ts";
 import { useKeys } from "../keys.ts";
-import { can, now } from "../state.ts";
+import { can, me, now } from "../state.ts";
 import { BASE, PAYLOADS, viewUrl } from "../place.ts";
 import { usePolled } from "../polled.ts";
 import { lengthText, sizeText } from "../times.ts";
@@ -184,7 +184,7 @@ function Facts({ task }: { task: TaskDetail["task"] }) {
           {task.deliveryError ? <><dt>Given up</dt><dd><Foreign text={task.deliveryError} limit={300} /></dd></> : null}
           {task.nextDeliveryAt === null ? null : <><dt>Next delivery</dt><dd><Time at={task.nextDeliveryAt} /></dd></>}
           {task.deliveredAt === null ? null : <><dt>Delivered</dt><dd><Time at={task.deliveredAt} /></dd></>}
-          {task.traceId === null ? null : <><dt>Trace</dt><dd class="mono"><Foreign text={task.traceId} limit={64} /></dd></>}
+          {task.traceId === null ? null : <><dt>Trace</dt><dd class="mono"><Trace id={task.traceId} /></dd></>}
           {tags.length === 0 ? null : <><dt>Tags</dt><dd>{tags.map((tag) => <div key={tag}><a href={viewUrl("tasks") + listQuery(task.endpointId, { tag })}><Foreign text={tag} limit={64} /></a></div>)}</dd></>}
           {metadata.length === 0 ? null : <><dt>Metadata</dt><dd>{metadata.map(([name, value]) => <div key={name}><code><Foreign text={`${name}: ${value}`} limit={300} /></code></div>)}</dd></>}
           <dt>Headers</dt><dd>{!showsHeaders && PAYLOADS === "hidden" && headers.length > 0 ? <button class="btn" type="button" onClick={() => setShowsHeaders(true)}>Show {headers.length}</button> : PAYLOADS === "never" ? <span class="muted">kept out of the console</span> : headers.length === 0 ? <span class="muted">none</span> : headers.map(([name, value]) => <div key={name}><code><Foreign text={`${name}: ${value}`} limit={300} /></code></div>)}</dd>
@@ -192,6 +192,13 @@ function Facts({ task }: { task: TaskDetail["task"] }) {
       </div>
     </Card>
   );
+}
+
+/** The id of the trace, as a link where the installation says how traces are found. */
+function Trace({ id }: { id: string }) {
+  const template = me.value?.traceUrl ?? null;
+  const shown = <Foreign text={id} limit={64} />;
+  return template === null ? shown : <a href={template.replaceAll("{traceId}", encodeURIComponent(id))} target="_blank" rel="noopener noreferrer">{shown}<span class="vh">: open the trace in a new tab</span></a>;
 }
 
 /** Return a command that reads the task. A command that submits it again would need its secrets, which only the server has. */
