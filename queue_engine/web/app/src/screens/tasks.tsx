@@ -1,7 +1,9 @@
 import { useLocation } from "preact-iso";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { type Counts, type Endpoint, get, type Task } from "../api.ts";
+import { type Column, COLUMNS, keepColumns, readColumns } from "../columns.ts";
 import { BulkDialog, type Order } from "../parts/bulk.tsx";
+import { ColumnChoice } from "../parts/column-choice.tsx";
 import { Action, Card, CopyButton, Empty, ErrorNotice, Foreign, Notice, Read, Time, Title } from "../parts/common.tsx";
 import { ErrorGroups } from "../parts/errors.tsx";
 import { FilterField } from "../parts/filter-field.tsx";
@@ -12,7 +14,7 @@ import { focusedRow, moveRow, useKeys } from "../keys.ts";
 import { linkOf, viewUrl } from "../place.ts";
 import { usePolled } from "../polled.ts";
 import { useTaskPage } from "../task-page.ts";
-import { can, now, zone } from "../state.ts";
+import { can, me, now, zone } from "../state.ts";
 import { countText, lengthText, timeText } from "../times.ts";
 
 export function TasksScreen() {
@@ -117,6 +119,9 @@ function Matching({ view, endpoint, start }: { view: View; endpoint: Endpoint; s
 
 function TaskPage({ endpoint, view, counts, start }: { endpoint: Endpoint; view: View; counts: Counts | null; start: (order: Order) => void }) {
   const page = useTaskPage(endpoint.id, view);
+  const keyId = me.value?.keyId ?? "";
+  const [columns, setColumns] = useState(() => readColumns(keyId));
+  const choose = (chosen: readonly Column[]) => { keepColumns(keyId, chosen); setColumns(chosen); };
   const [selected, setSelected] = useState<ReadonlySet<string>>(new Set());
   const last = useRef<string | null>(null);
   useEffect(() => setSelected(new Set()), [queryOf(view)]);
@@ -147,17 +152,18 @@ function TaskPage({ endpoint, view, counts, start }: { endpoint: Endpoint; view:
   return (
     <>
       {page.error === null ? null : <Notice tone="warn"><Foreign text={page.error.message} /> What was read before is shown. <button class="btn" type="button" onClick={page.again}>Try again</button></Notice>}
-      <Card id="tasks" title={total} aside={<Place page={page} view={view} counts={counts} />}>
+      <Card id="tasks" title={total} aside={<><Place page={page} view={view} counts={counts} /><ColumnChoice columns={columns} change={choose} /></>}>
         {page.items.length === 0 ? <NoTasks page={page} view={view} /> : (
           <div class="wrap" tabIndex={0} role="region" aria-label="Tasks">
             <table>
               <thead>
                 <tr>
                   <th scope="col"><input type="checkbox" aria-label="Select all on this page" checked={chosen.length === ids.length} onChange={all} /></th>
-                  <th scope="col">Task</th><th scope="col">State</th><th scope="col">Created</th><th scope="col" class="num">Since or ran</th><th scope="col" class="num">Attempts</th><th scope="col">Delivery</th><th scope="col">Why it failed</th>
+                  <th scope="col">Task</th>
+                  {columns.map((one) => <th key={one} scope="col" class={one === "length" || one === "attempts" ? "num" : undefined}>{COLUMNS[one]}</th>)}
                 </tr>
               </thead>
-              <tbody>{page.items.map((one) => <Line key={one.taskId} task={one} isSelected={selected.has(one.taskId)} select={(isRange) => select(one.taskId, isRange)} />)}</tbody>
+              <tbody>{page.items.map((one) => <Line key={one.taskId} task={one} columns={columns} isSelected={selected.has(one.taskId)} select={(isRange) => select(one.taskId, isRange)} />)}</tbody>
             </table>
           </div>
         )}
@@ -204,21 +210,44 @@ function NoTasks({ page, view }: { page: Page; view: View }) {
   return <Empty>{isFiltered ? "No task of this endpoint matches the filters." : "This endpoint has no tasks. Ended tasks are kept for a time that the endpoint's settings say."}</Empty>;
 }
 
-function Line({ task, isSelected, select }: { task: Task; isSelected: boolean; select: (isRange: boolean) => void }) {
-  const isRunning = task.state === "running" && task.startedAt !== null;
-  const length = task.durationMs ?? (isRunning ? now.value - (task.startedAt ?? 0) : null);
+interface LineProps {
+  task: Task;
+  columns: readonly Column[];
+  isSelected: boolean;
+  select: (isRange: boolean) => void;
+}
+
+function Line({ task, columns, isSelected, select }: LineProps) {
   return (
     <tr data-row={task.taskId} aria-selected={isSelected}>
       <td><input type="checkbox" aria-label={`Select ${task.taskId}`} checked={isSelected} onClick={(event) => select(event.shiftKey)} /></td>
       <td class="mono"><a href={viewUrl("tasks", task.endpointId, task.taskId)}><Foreign text={task.taskId} limit={60} /></a></td>
-      <td><TaskState task={task} /></td>
-      <td><Time at={task.createdAt} /></td>
-      <td class="num nowrap">{length === null ? "–" : lengthText(length)}</td>
-      <td class="num">{task.attempts}</td>
-      <td><DeliveryState task={task} /></td>
-      <td class="clip mono" title={task.error ?? ""}>{task.error ? <Foreign text={task.error} limit={300} /> : null}</td>
+      {columns.map((one) => <Cell key={one} task={task} column={one} />)}
     </tr>
   );
+}
+
+function Cell({ task, column }: { task: Task; column: Column }) {
+  switch (column) {
+    case "state": return <td><TaskState task={task} /></td>;
+    case "created": return <td><Time at={task.createdAt} /></td>;
+    case "started": return <td><Time at={task.startedAt} /></td>;
+    case "finished": return <td><Time at={task.finishedAt} /></td>;
+    case "length": return <td class="num nowrap">{lengthOf(task)}</td>;
+    case "attempts": return <td class="num">{task.attempts}</td>;
+    case "priority": return <td>{task.priority}</td>;
+    case "key": return <td class="mono">{task.fairnessKey === null ? "–" : <Foreign text={task.fairnessKey} limit={40} />}</td>;
+    case "tags": return <td class="clip">{task.tags.length === 0 ? "–" : <Foreign text={task.tags.join(", ")} limit={120} />}</td>;
+    case "delivery": return <td><DeliveryState task={task} /></td>;
+    case "webhook": return <td class="clip mono">{task.webhook === null ? "–" : <Foreign text={task.webhook} limit={120} />}</td>;
+    case "error": return <td class="clip mono" title={task.error ?? ""}>{task.error ? <Foreign text={task.error} limit={300} /> : null}</td>;
+  }
+}
+
+function lengthOf(task: Task): string {
+  const isRunning = task.state === "running" && task.startedAt !== null;
+  const length = task.durationMs ?? (isRunning ? now.value - (task.startedAt ?? 0) : null);
+  return length === null ? "–" : lengthText(length);
 }
 
 function Pager({ page, view }: { page: Page; view: View }) {
