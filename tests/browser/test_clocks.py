@@ -6,9 +6,11 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser
 
 from tests.browser.conftest import WAIT_MS, Visitor
+from tests.browser.test_charts import RULES
 from tests.browser.test_console import call, ended, endpoint, submit
 from tests.integration.test_up import Up
 
@@ -16,6 +18,8 @@ __all__ = ["endpoint"]
 
 KOLKATA = ZoneInfo("Asia/Kolkata")
 """UTC + 5:30."""
+EUCLA = ZoneInfo("Australia/Eucla")
+"""UTC + 8:45."""
 WRONG = """
     const Real = Date, ahead = %d;
     globalThis.Date = class extends Real {
@@ -87,3 +91,34 @@ def test_a_zone_with_half_hours_is_shown_and_understood(indian: Visitor, engine:
     indian.page.wait_for_url(f"**createdAfter={int(begin.timestamp() * 1000)}*")
     indian.page.locator(f"tr[data-row='{task}']").wait_for()
     indian.page.get_by_text(f"after:{begin:%H:%M:%S}").wait_for()
+
+
+def test_another_zone_is_chosen_by_its_name(indian: Visitor, engine: Up, endpoint: str) -> None:
+    task = submit(engine, endpoint, 1)
+    at = datetime.fromtimestamp(ended(engine, endpoint, task)["createdAt"] / 1000, EUCLA)
+    indian.open(f"/console/tasks/{endpoint}/{task}")
+    facts = indian.page.get_by_role("region", name="Facts")
+    facts.get_by_text(at.astimezone(ZoneInfo("UTC")).strftime("%H:%M:%S")).first.wait_for()
+    menu = indian.page.locator("summary[aria-label^=Key]")
+    menu.focus()
+    indian.page.keyboard.press("Enter")
+    indian.page.get_by_label("Zone of times").select_option("Australia/Eucla")
+    facts.get_by_text(at.strftime("%H:%M:%S")).first.wait_for()
+    assert "Australia/Eucla" in str(facts.locator("time").first.get_attribute("title"))
+    assert Axe().run(indian.page, options=RULES).response["violations"] == []
+    indian.page.wait_for_url("**?zone=Australia%2FEucla")
+    link = indian.page.url
+    indian.page.evaluate("localStorage.removeItem('queue-engine.zone')")
+    indian.page.goto(link)
+    facts.get_by_text(at.strftime("%H:%M:%S")).first.wait_for()
+    indian.open(f"/console/tasks?endpoint={endpoint}&zone=Australia/Eucla")
+    begin = (at - timedelta(minutes=1)).replace(second=0, microsecond=0)
+    indian.page.get_by_label("Add a filter").fill(f"after:{begin:%Y-%m-%dT%H:%M}")
+    indian.page.keyboard.press("Enter")
+    indian.page.wait_for_url(f"**createdAfter={int(begin.timestamp() * 1000)}*")
+    indian.page.set_viewport_size({"width": 390, "height": 844})
+    menu.click()
+    indian.page.get_by_label("Zone of times").wait_for()
+    assert indian.page.evaluate("document.documentElement.scrollWidth") <= 390
+    indian.page.goto(link.replace("Australia%2FEucla", "Mars"))
+    facts.get_by_text(at.astimezone(ZoneInfo("UTC")).strftime("%H:%M:%S")).first.wait_for()

@@ -39,7 +39,7 @@ class ConsoleAuthenticator(Protocol):
 
 @dataclass(frozen=True)
 class Installation:
-    """What a key is told about the installation."""
+    """Facts about the installation for its users."""
 
     environment: str | None = None
     """Its name."""

@@ -1,6 +1,6 @@
 // The list of tasks as its URL: every view can be sent to a colleague. The names in the URL are those of the API.
 
-import { timeText, type Zone } from "./times.ts";
+import { inZone, timeText, type Zone } from "./times.ts";
 
 export const STATUSES = ["PROCESSING", "SUCCESS", "DELIVERED", "FAILED"] as const;
 export const STATES = ["queued", "scheduled", "running", "succeeded", "failed", "timed_out", "dead", "cancelled", "expired"] as const;
@@ -114,6 +114,6 @@ export function timeOf(text: string, now: number, zone: Zone): number | null {
   if (!/^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?(Z|[+-][0-9]{2}:?[0-9]{2})?)?$/.test(text)) return null;
   const iso = text.length === 10 ? `${text}T00:00` : text.replace(" ", "T");
   const hasZone = /(Z|[+-][0-9]{2}:?[0-9]{2})$/.test(iso);
-  const at = Date.parse(hasZone || zone === "local" ? iso : `${iso}Z`);
-  return Number.isNaN(at) ? null : at;
+  const at = Date.parse(hasZone ? iso : `${iso}Z`);
+  return Number.isNaN(at) ? null : hasZone ? at : inZone(at, zone);
 }

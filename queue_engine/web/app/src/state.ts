@@ -3,7 +3,7 @@
 import { computed, signal } from "@preact/signals";
 import type { Me } from "./api.ts";
 import { forgetDrafts } from "./drafts.ts";
-import type { Zone } from "./times.ts";
+import { type Zone, zoneIn } from "./times.ts";
 
 export const me = signal<Me | null>(null);
 
@@ -38,7 +38,7 @@ export function neededRole(right: string): string {
 }
 
 /** The zone of times: that of the address, so that a link shows the same, or the one that was chosen last. */
-export const zone = signal<Zone>((new URLSearchParams(location.search).get("zone") ?? localStorage.getItem("queue-engine.zone")) === "local" ? "local" : "UTC");
+export const zone = signal<Zone>(zoneIn(new URLSearchParams(location.search).get("zone") ?? localStorage.getItem("queue-engine.zone")));
 export const theme = signal<string>(localStorage.getItem("queue-engine.theme") ?? "auto");
 
 /** True while the person has stopped the views from being read again. */

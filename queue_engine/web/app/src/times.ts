@@ -1,6 +1,18 @@
-// Times, lengths and sizes as the console writes them. A zone of "local" is the browser's.
+// Times, lengths and sizes as the console writes them.
 
-export type Zone = "UTC" | "local";
+/** "UTC", "local" for the zone of the browser, or the name of another one, such as "Asia/Kolkata". */
+export type Zone = string;
+
+/** Return the zone with this name: UTC if the browser knows none. */
+export function zoneIn(text: string | null): Zone {
+  if (text === null || text === "local") return text ?? "UTC";
+  try {
+    new Intl.DateTimeFormat("en", { timeZone: text });
+    return text;
+  } catch {
+    return "UTC";
+  }
+}
 
 /** `1.2 s`, `2 m 41 s`, `3 h 05 m`, `2 d 4 h`. */
 export function lengthText(ms: number): string {
@@ -23,7 +35,7 @@ export function timeText(ms: number, zone: Zone, now: number): string {
 
 /** The time to the millisecond, for a hover. */
 export function fullText(ms: number, zone: Zone, now: number): string {
-  const name = zone === "UTC" ? " UTC" : "";
+  const name = zone === "local" ? "" : ` ${zone}`;
   return `${day(ms, zone)} ${clock(ms, zone)}.${String(Math.floor(ms) % 1000).padStart(3, "0")}${name}, ${agoText(now - ms)}`;
 }
 
@@ -56,17 +68,42 @@ export function shortTime(ms: number, zone: Zone, all: readonly number[]): strin
 }
 
 function day(ms: number, zone: Zone): string {
-  const date = new Date(ms);
-  if (zone === "UTC") return `${date.getUTCFullYear()}-${padded(date.getUTCMonth() + 1)}-${padded(date.getUTCDate())}`;
-  return `${date.getFullYear()}-${padded(date.getMonth() + 1)}-${padded(date.getDate())}`;
+  const [year, month, date] = partsOf(ms, zone);
+  return `${year}-${padded(month)}-${padded(date)}`;
 }
 
 function clock(ms: number, zone: Zone): string {
+  return partsOf(ms, zone).slice(3).map(padded).join(":");
+}
+
+type Parts = readonly [year: number, month: number, day: number, hour: number, minute: number, second: number];
+
+function partsOf(ms: number, zone: Zone): Parts {
   const date = new Date(ms);
-  const parts = zone === "UTC"
-    ? [date.getUTCHours(), date.getUTCMinutes(), date.getUTCSeconds()]
-    : [date.getHours(), date.getMinutes(), date.getSeconds()];
-  return parts.map(padded).join(":");
+  if (zone === "UTC") return [date.getUTCFullYear(), date.getUTCMonth() + 1, date.getUTCDate(), date.getUTCHours(), date.getUTCMinutes(), date.getUTCSeconds()];
+  if (zone === "local") return [date.getFullYear(), date.getMonth() + 1, date.getDate(), date.getHours(), date.getMinutes(), date.getSeconds()];
+  return namedPartsOf(ms, zone);
+}
+
+const formats = new Map<Zone, Intl.DateTimeFormat>();
+
+function namedPartsOf(ms: number, zone: Zone): Parts {
+  let format = formats.get(zone);
+  if (format === undefined) {
+    format = new Intl.DateTimeFormat("en-US", { timeZone: zone, hourCycle: "h23", year: "numeric", month: "numeric", day: "numeric", hour: "numeric", minute: "numeric", second: "numeric" });
+    formats.set(zone, format);
+  }
+  const found = new Map(format.formatToParts(ms).map((part) => [part.type, Number(part.value)]));
+  const part = (name: Intl.DateTimeFormatPartTypes) => found.get(name) ?? 0;
+  return [part("year"), part("month"), part("day"), part("hour"), part("minute"), part("second")];
+}
+
+/** Return the time at which a clock of the zone shows the time that a clock in UTC shows at `ms`. A time that the clock
+ * jumps over, or shows twice, is one of those beside the jump. */
+export function inZone(ms: number, zone: Zone): number {
+  const shown = (at: number) => Date.parse(`${day(at, zone)}T${clock(at, zone)}Z`) + (((at % 1000) + 1000) % 1000);
+  const first = ms - (shown(ms) - ms);
+  return first + (ms - shown(first));
 }
 
 function padded(value: number): string {

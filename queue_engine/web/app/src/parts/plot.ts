@@ -57,7 +57,7 @@ export function plot(element: HTMLElement, lines: readonly Line[], zone: Zone, s
     height: HEIGHT,
     padding: [8, 12, 0, 0],
     legend: { show: false },
-    tzDate: (seconds) => (zone === "UTC" ? uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC") : new Date(seconds * 1000)),
+    tzDate: (seconds) => (zone === "local" ? new Date(seconds * 1000) : uPlot.tzDate(new Date(seconds * 1000), zone === "UTC" ? "Etc/UTC" : zone)),
     scales: { x: { time: true }, y: { range: (_, __, most) => [0, Math.max(1, most * 1.05)] } },
     cursor: { sync: { key: GROUP, setSeries: false, filters: { pub: (type: string) => type !== "mousedown" && type !== "mouseup" } }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
     axes: [

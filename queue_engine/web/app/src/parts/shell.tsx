@@ -48,7 +48,7 @@ export function Shell({ children, ended }: { children: ComponentChildren; ended:
         <Environment />
         <Find />
         <Live />
-        <button class="btn" type="button" aria-label={`Times are in ${zone.value === "UTC" ? "Coordinated Universal Time" : "the zone of this browser"}: change`} onClick={() => setZone(zone.value === "UTC" ? "local" : "UTC")}>{zone.value === "UTC" ? "UTC" : "Local"}</button>
+        <button class="btn" type="button" aria-label={`Times are in ${zoneWords(zone.value)}: change`} onClick={() => setZone(zone.value === "UTC" ? "local" : "UTC")}>{zone.value === "local" ? "Local" : zone.value.split("/").at(-1)!.replaceAll("_", " ")}</button>
         <ThemeButton />
         <button class="btn" type="button" aria-label="Keys and help" onClick={() => setHelps(true)}>?</button>
         <KeyMenu ended={ended} />
@@ -85,6 +85,25 @@ function Live() {
   );
 }
 
+function zoneWords(name: string): string {
+  return name === "UTC" ? "Coordinated Universal Time" : name === "local" ? "the zone of this browser" : name;
+}
+
+function ZoneChoice() {
+  const names = Intl.supportedValuesOf("timeZone");
+  const others = names.includes(zone.value) || zone.value === "UTC" || zone.value === "local" ? names : [zone.value, ...names];
+  return (
+    <div>
+      <label for="zone">Zone of times</label>
+      <select id="zone" class="field" value={zone.value} onChange={(event) => setZone(event.currentTarget.value)}>
+        <option value="UTC">UTC</option>
+        <option value="local">of this browser</option>
+        {others.filter((one) => one !== "UTC").map((one) => <option key={one} value={one}>{one.replaceAll("_", " ")}</option>)}
+      </select>
+    </div>
+  );
+}
+
 function ThemeButton() {
   const next = theme.value === "auto" ? "light" : theme.value === "light" ? "dark" : "auto";
   const word = { auto: "Auto", light: "Light", dark: "Dark" }[theme.value] ?? "Auto";
@@ -94,6 +113,7 @@ function ThemeButton() {
 function KeyMenu({ ended }: { ended: () => void }) {
   const details = useRef<HTMLDetailsElement>(null);
   const [error, setError] = useState<string | null>(null);
+  const [isOpen, setOpen] = useState(false);
   const leave = async (everywhere: boolean) => {
     try {
       await logOut(everywhere);
@@ -105,7 +125,7 @@ function KeyMenu({ ended }: { ended: () => void }) {
   };
   const key = me.value;
   return (
-    <details class="menu" ref={details} onKeyDown={(event) => { if (event.key === "Escape") details.current?.removeAttribute("open"); }}>
+    <details class="menu" ref={details} onToggle={(event) => setOpen(event.currentTarget.open)} onKeyDown={(event) => { if (event.key === "Escape") details.current?.removeAttribute("open"); }}>
       <summary class="btn" aria-label={`Key: ${key?.role ?? ""}`}>{key?.role ?? "key"}</summary>
       <div class="card body stack tight">
         <dl class="facts">
@@ -115,6 +135,7 @@ function KeyMenu({ ended }: { ended: () => void }) {
           <dt>Version</dt><dd>{key?.version}</dd>
         </dl>
         {error ? <div class="note bad" role="alert"><Foreign text={error} /></div> : null}
+        {isOpen ? <ZoneChoice /> : null}
         <button class="btn" type="button" onClick={() => void leave(false)}>Log out</button>
         <button class="btn" type="button" onClick={() => void leave(true)}>Log out everywhere</button>
       </div>
