@@ -435,6 +435,26 @@ def _two_digits(number: float) -> str:
 
 
 def _cut(text: str) -> str:
-    """Return the text on one line, shortened."""
-    line = " ".join(text.split())
-    return line if len(line) <= MAX_REASON_CHARACTERS else f"{line[: MAX_REASON_CHARACTERS - 1]}…"
+    """Return the text on one line, shortened.
+
+    Of a long text with several lines, such as a container's traceback, the first line and as many of the last ones as
+    fit are kept, because the error itself is in these.
+    """
+    lines = [words for line in text.splitlines() if (words := " ".join(line.split()))]
+    whole = " ".join(lines)
+    if len(whole) <= MAX_REASON_CHARACTERS:
+        return whole
+    if len(lines) < 2:
+        return _beginning(whole, MAX_REASON_CHARACTERS)
+    first = _beginning(lines[0], MAX_REASON_CHARACTERS // 3)
+    room = MAX_REASON_CHARACTERS - len(first) - len(" … ")
+    last = _beginning(lines[-1], room)
+    for line in reversed(lines[1:-1]):
+        if len(line) + 1 + len(last) > room:
+            break
+        last = f"{line} {last}"
+    return f"{first} {last}" if len(lines) == 2 else f"{first} … {last}"
+
+
+def _beginning(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -7,6 +7,7 @@ import pytest
 from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.tasks import Attempt, AttemptOutcome, TaskState
 from queue_engine.domain.waiting import (
+    MAX_REASON_CHARACTERS,
     Crew,
     LaneFacts,
     Line,
@@ -277,6 +278,15 @@ def test_errors_of_workers_are_for_those_who_may_read_workers(facts: WaitFacts) 
 
 
 QUIET_START = replace(STARTS, error=None)
+TRACEBACK = "\n".join(
+    [
+        "container exited with status 3",
+        *[f'  File "/srv/library/module_{number}.py", line {number}, in call_{number}' for number in range(40)],
+        "    raise RuntimeError(text)",
+        "    ^^^^^^^^^^^^^^^^^^^^^^^^",
+        "RuntimeError: the weights are not there",
+    ]
+)
 AWAY = "the container engine cannot be reached: No such file or directory"
 
 
@@ -389,6 +399,31 @@ def test_the_rate_of_the_workers(workers: list[Worker], rate: float | None) -> N
 )  # fmt: skip
 def test_lengths_of_time_have_a_unit(milliseconds: float, text: str) -> None:
     assert length(milliseconds) == text
+
+
+def test_a_long_error_of_a_worker_keeps_its_first_and_its_last_lines() -> None:
+    message = waiting_of(QUEUED, Crew([replace(CRASHES, error=TRACEBACK)])).message
+    shown = message.removeprefix("The only worker is not ready yet: ")
+    assert len(shown) <= MAX_REASON_CHARACTERS
+    assert shown.startswith("container exited with status 3 … ")
+    assert " raise RuntimeError(text) " in shown
+    assert shown.endswith(" RuntimeError: the weights are not there")
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        ("x" * 400, "x" * 299 + "…"),
+        ("first\n" + "x" * 400, "first " + "x" * 291 + "…"),
+        ("y" * 400 + "\n\nlast\n", "y" * 99 + "… last"),
+        ("y" * 400 + "\nmiddle\n" + "x" * 400, "y" * 99 + "… … " + "x" * 196 + "…"),
+        ("first\n \n  second\tword", "first second word"),
+    ],
+    ids=["one line", "long last line", "long first line", "long lines", "short"],
+)
+def test_an_error_of_a_worker_is_one_short_line(error: str, shown: str) -> None:
+    message = waiting_of(QUEUED, Crew([replace(CRASHES, error=error)])).message
+    assert message == f"The only worker is not ready yet: {shown}"
 
 
 def test_a_reason_is_a_value() -> None:
