@@ -162,6 +162,7 @@ class EmbeddedStore:
         self._files.write_configuration(port, passwords, self._options)
         self._supervisor = Supervisor(on_exit=self._on_exit)
         try:
+            self._files.log.begin()
             self._supervisor.start(self._program(binary, await asyncio.to_thread(server_environment)))
         except ProgramError as error:
             raise EmbeddedStoreError(f"embedded {error}") from error

@@ -107,7 +107,7 @@ async def run_up(options: UpOptions, say: Callable[[str], None] | None = None) -
     try:
         await ended.unless_first(stack.start())
         await ended.wait()
-        stack.say(f"\nstopping: running tasks may finish, the others are queued again ({stack.at_once})")
+        stack.say(f"\nstopping: {stack.grace}, the others are queued again ({stack.at_once})")
     except (EmbeddedStoreError, ProgramError) as error:
         raise EngineError(str(error)) from error
     finally:
@@ -158,6 +158,7 @@ class _Stack:
         self._notice = NoticePipe()
         """The pipe with which the API tells that it serves, and about the first key."""
         self._role_ended = asyncio.Event()
+        self._logs = {role: BoundedLog(self._data_dir / "logs" / f"{role}.log") for role in ROLES}
 
     async def start(self) -> None:
         if not is_free(self._options.port):
@@ -172,7 +173,8 @@ class _Stack:
         self._supervisor = Supervisor(on_exit=self._on_exit, orphans=orphans)
         for role in ROLES:
             environment = self._environment(role, redis_url, secret_key, api_key, metrics_ports)
-            log = BoundedLog(self._data_dir / "logs" / f"{role}.log")
+            log = self._logs[role]
+            log.begin()
             command = python_command("queue_engine", role)
             # Longer than the grace period of workers, because the controller must outlive them.
             margin_seconds = CONTAINERS_MARGIN_SECONDS if self._runs_containers else END_MARGIN_SECONDS
@@ -214,6 +216,11 @@ class _Stack:
             self._supervisor.kill()
         if self._store is not None:
             self._store.kill()
+
+    @property
+    def grace(self) -> str:
+        """The time that running tasks have after Ctrl-C, in words."""
+        return f"running tasks have {self._grace_seconds():g} s to finish"
 
     @property
     def at_once(self) -> str:
@@ -370,7 +377,7 @@ class _Stack:
         """
         notice = asyncio.create_task(self._notice.first())
         failure = asyncio.create_task(self._role_ended.wait())
-        slow_start = _SlowStart(BoundedLog(self._data_dir / "logs" / "api.log"), self.say)
+        slow_start = _SlowStart(self._logs["api"], self.say)
         try:
             while not notice.done():
                 await asyncio.wait((notice, failure), timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -391,7 +398,7 @@ class _Stack:
         states = self._supervisor.states() if self._supervisor is not None else {}
         for name, state in states.items():
             if state.last_exit is not None:
-                lines = BoundedLog(self._data_dir / "logs" / f"{name}.log").last_lines(5)
+                lines = self._logs[name].last_lines(5)
                 raise EngineError("\n".join([f"{state.last_exit}:", *lines]))
 
     def _on_exit(self, end: ProgramExit) -> None:
@@ -509,7 +516,11 @@ class _SlowStart:
     def _state(self) -> str:
         used = f"It has used {self._progress.processor_seconds:.1f} s of processor time"
         lines = self._log.last_lines(1)
-        return f"{used}. The end of {self._log.path}: {lines[0]}" if lines else f"{used}, and {self._log.path} is empty"
+        return (
+            f"{used}. The end of {self._log.path}: {lines[0]}"
+            if lines
+            else f"{used}, and has written nothing to {self._log.path}"
+        )
 
 
 def _example_worker() -> str:

@@ -29,6 +29,14 @@ class BoundedLog:
         self.path = path
         self._older = path.with_name(f"{path.name}.1")
         self._limit_bytes = limit_bytes
+        self._begin_bytes: int | None = None
+
+    def begin(self) -> None:
+        """Leave lines that were written before this call out of `last_lines`, such as those of an earlier process."""
+        try:
+            self._begin_bytes = self.path.stat().st_size
+        except OSError:
+            self._begin_bytes = 0
 
     def open(self) -> int:
         """Return a new descriptor to write to; the caller closes it. Creates the directory. Raises OSError."""
@@ -49,9 +57,13 @@ class BoundedLog:
     def last_lines(self, count: int = LAST_LINES) -> tuple[str, ...]:
         """Return the newest lines of the last 16 KiB, at most 1000 characters each; none if the file is unreadable.
 
-        The last line may be incomplete.
+        The last line may be incomplete. After `begin`, lines that a truncation has moved to the older file are missing.
         """
-        text = (_tail(self._older) + _tail(self.path))[-_TAIL_BYTES:].decode("utf-8", "replace")
+        if self._begin_bytes is None:
+            content = (_tail(self._older) + _tail(self.path))[-_TAIL_BYTES:]
+        else:
+            content = _tail(self.path, self._begin_bytes)
+        text = content.decode("utf-8", "replace")
         lines = [line.rstrip("\r")[:_LINE_CHARACTERS] for line in text.split("\n")]
         return tuple(line for line in lines if line)[-count:]
 
@@ -76,11 +88,12 @@ class BoundedLog:
             older.write(end)
 
 
-def _tail(path: Path) -> bytes:
+def _tail(path: Path, begin: int = 0) -> bytes:
+    """Return the end of the file, without what is before `begin` unless the file was truncated since."""
     try:
         with path.open("rb") as log:
-            log.seek(0, os.SEEK_END)
-            log.seek(max(0, log.tell() - _TAIL_BYTES))
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(begin if begin <= size else 0, size - _TAIL_BYTES))
             return log.read(_TAIL_BYTES)
     except OSError:
         return b""

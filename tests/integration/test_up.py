@@ -292,7 +292,7 @@ def test_a_second_signal_ends_workers_that_drain_too(tmp_path: Path) -> None:
         task = f"/v2/serverless/{endpoint_id}/tasks/long"
         wait_until(lambda: up.get(task)["state"] == "running")
         up.program.signal(signal.SIGINT)
-        wait_until(lambda: "\nstopping" in up.program.output())
+        wait_until(lambda: "\nstopping: running tasks have 600 s to finish, " in up.program.output())
         up.program.signal(signal.SIGINT)
         up.program.wait(30)
         assert up.processes() == []

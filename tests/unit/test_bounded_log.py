@@ -81,6 +81,29 @@ def test_the_last_lines_are_bounded_and_always_text(log: BoundedLog) -> None:
     assert log.last_lines() == ("y" * 1000, "\ufffd\ufffd broken", "no end")
 
 
+def test_the_last_lines_begin_where_the_log_was_begun(log: BoundedLog) -> None:
+    write(log, "of the former process\n")
+    log.begin()
+    assert log.last_lines() == ()
+    write(log, "first\nsecond\n")
+    assert log.last_lines() == ("first", "second")
+
+
+def test_the_last_lines_of_a_begun_log_are_new_ones_after_a_truncation(log: BoundedLog) -> None:
+    write(log, "of the former process\n" * 5)
+    log.begin()
+    write(log, "x" * 2 * LIMIT)
+    log.trim()
+    write(log, "after\n")
+    assert log.last_lines() == ("after",)
+
+
+def test_a_log_that_is_begun_without_a_file_has_all_lines(log: BoundedLog) -> None:
+    log.begin()
+    write(log, "first\n")
+    assert log.last_lines() == ("first",)
+
+
 def test_a_missing_file_has_no_lines_and_is_no_error(log: BoundedLog) -> None:
     log.trim()
     assert log.last_lines() == ()

@@ -62,7 +62,7 @@ def test_a_slow_start_says_for_which_process_it_waits_at_growing_intervals(idle:
         idle.look_at(second)
     assert len(idle.said) == 3
     assert idle.said[0].startswith(f"waiting for the API (process {idle.pid}) for 10 s. It has used ")
-    assert idle.said[0].endswith(f" s of processor time, and {idle.log} is empty")
+    assert idle.said[0].endswith(f" s of processor time, and has written nothing to {idle.log}")
     assert [word.partition(" for ")[2].partition(" for ")[2].partition(".")[0] for word in idle.said] == [
         "10 s", "20 s", "40 s",
     ]  # fmt: skip
