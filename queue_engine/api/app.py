@@ -173,7 +173,10 @@ def create_app(
     ).routes()
     operations += AlbRoutes(services, worker_access, limits, alb_slots, websocket_slots).routes()
     page = metrics_page or own_metrics(metrics.registry_of(metrics.Role.API))["/metrics"]
-    operations += OperationsRoutes(engine, document, page, shows_metrics=settings.api_metrics == "public").operations()
+    shows_metrics = settings.api_metrics == "public"
+    operations += OperationsRoutes(
+        engine, document, page, shows_metrics=shows_metrics, has_console=has_console
+    ).operations()
     _count_failures_from_zero([*operations, *agent_routes])
     console_routes = [] if console is None else console.routes()
     # The document describes the operations only.

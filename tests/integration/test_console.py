@@ -362,6 +362,9 @@ class TestFiles:
         assert (await browser.send("POST", "/console/tasks")).status_code == 405
         assert (await browser.send("HEAD", "/console")).status_code == 200
 
+    async def test_the_index_of_the_api_names_it(self, browser: Browser) -> None:
+        assert (await browser.send("GET", "/")).json()["data"]["console"] == "/console"
+
     async def test_without_the_console_no_path_exists(self, valkey_url: str) -> None:
         async with running_api(valkey_url, console="off") as api:
             browser = Browser(api)
@@ -370,6 +373,7 @@ class TestFiles:
             ):  # fmt: skip
                 assert (await browser.send(method, path, json={"apiKey": api.key})).status_code == 404
             assert (await api.client.post("/v2/console-links")).status_code == 404
+            assert "console" not in (await api.client.get("/")).json()["data"]
 
 
 class TestBehindProxy:

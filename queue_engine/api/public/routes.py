@@ -32,6 +32,7 @@ class IndexView(View):
     openapi: str = Field(description="Path of the API's description as an OpenAPI document")
     health: str = Field(description="Path of the check that this process is alive")
     ready: str = Field(description="Path of the check that the store is reachable and writable")
+    console: str | None = Field(default=None, description="Path of the web console; missing when it is off")
 
 
 class HealthView(View):
@@ -79,6 +80,7 @@ class OperationsRoutes:
         metrics_page: Page,
         *,
         shows_metrics: bool = True,
+        has_console: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._readiness = Readiness(engine, monotonic=monotonic)
@@ -87,6 +89,7 @@ class OperationsRoutes:
         self._docs = functools.cache(lambda: render(document()).encode())
         self._metrics_page = metrics_page
         self._shows_metrics = shows_metrics
+        self._has_console = has_console
         self._scrape: asyncio.Task[bytes] | None = None
 
     def operations(self) -> list[Operation]:
@@ -122,7 +125,8 @@ class OperationsRoutes:
         ]  # fmt: skip
 
     async def show_index(self, _request: Request) -> Response:
-        return success({"docs": "/docs", "openapi": "/openapi.json", "health": "/healthz", "ready": "/readyz"})
+        paths = {"docs": "/docs", "openapi": "/openapi.json", "health": "/healthz", "ready": "/readyz"}
+        return success(paths | ({"console": "/console"} if self._has_console else {}))
 
     async def is_alive(self, _request: Request) -> Response:
         return success({"status": "ok"})
