@@ -267,14 +267,12 @@ def refusal_of(error: ApiError) -> CommandError:
 @contextmanager
 def opened(url: str, api_key: str, transport: httpx.BaseTransport | None) -> Iterator[Api]:
     """Yield a client of the API at `url`. Raises WrongUse if the URL or the key is invalid."""
-    import httpx
-
     from queue_engine.client.connection import Connection, key_problem, url_problem
 
     for name, problem in (("--url:", url_problem(url)), ("the API key", key_problem(api_key))):
         if problem is not None:
             raise WrongUse(f"{name} {problem}")
-    with httpx.Client(transport=transport, **Connection(url, api_key).options()) as http:
+    with Connection(url, api_key).client(transport) as http:
         yield Api(http)
 
 

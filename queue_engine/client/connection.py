@@ -50,6 +50,10 @@ class Connection:
             "limits": httpx.Limits(max_connections=100, max_keepalive_connections=20),
         }
 
+    def client(self, transport: httpx.BaseTransport | None) -> httpx.Client:
+        """Return a synchronous HTTP client."""
+        return httpx.Client(transport=transport, **self.options())
+
 
 def sent(request: Request) -> dict[str, Any]:
     """Return a request as arguments of `httpx.Client.request`."""

@@ -54,7 +54,7 @@ class Client:
     ) -> None:
         connection = Connection.of(url, api_key)
         self._timeout = timeout
-        self._http = httpx.Client(transport=transport, **connection.options())
+        self._http = connection.client(transport)
         self.url = connection.url
 
     def endpoint(self, id_or_name: str, *, port: int | None = None) -> Endpoint:

@@ -31,8 +31,9 @@ ALL = PARSERS | SERVERS | CLIENTS | STORE | SETTINGS | REST
         ),
         (("queue_engine.cli.serve_role", "queue_engine.cli.serve_delivery"), PARSERS | {"starlette", "uvicorn", "arq"}),
         (("queue_engine.cli.serve_role", "queue_engine.cli.serve_controller"), PARSERS | SERVERS | CLIENTS),
+        (("queue_engine.client",), ALL - {"httpx", "pydantic"} | {"pygments"}),
     ],
-    ids=("up", "tether", "api", "delivery", "controller"),
+    ids=("up", "tether", "api", "delivery", "controller", "client"),
 )
 def test_a_process_loads_no_package_that_it_does_not_need(modules: tuple[str, ...], left_out: set[str]) -> None:
     assert not loaded_by("\n".join(f"import {module}" for module in modules)) & left_out
@@ -50,6 +51,20 @@ except SystemExit:
     pass
 """
     assert ("typer" in loaded_by(program, QUEUE_ENGINE_LOG_LEVEL="never")) == parser
+
+
+def test_a_command_that_calls_the_api_loads_nothing_of_the_command_of_httpx() -> None:
+    program = """
+from queue_engine.__main__ import main
+sys.argv = ["queue-engine", "endpoints", "list", "--url", "http://127.0.0.1:9", "--api-key", "k"]
+try:
+    main()
+except SystemExit:
+    pass
+"""
+    loaded = loaded_by(program)
+    assert {"httpx", "typer"} <= loaded
+    assert "pygments" not in loaded
 
 
 def loaded_by(program: str, **variables: str) -> set[str]:
