@@ -53,6 +53,7 @@ def test_an_ended_task_shows_where_it_ran_and_until_when_it_is_kept(
     assert fact(operator, "Request") == "POST :8000/run"
     assert fact(operator, "Sizes").startswith("input 2.0 kB, output ")
     assert "may crash its worker" in fact(operator, "Suspect")
+    assert (fact(operator, "Lost"), fact(operator, "Runs")) == ("2 connections", "")
     assert fact(operator, "Trace").startswith(TRACE_ID)
     trace = operator.page.get_by_role("link", name="open the trace in a new tab")
     assert trace.get_attribute("href") == TRACE_URL.format(traceId=TRACE_ID)

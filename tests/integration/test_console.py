@@ -461,6 +461,11 @@ class TestPayloads:
             assert "secret-" not in response.text
         shown = read.json()["data"]
         assert (shown["input"], shown["output"], shown["headers"]) == (None, None, {})
+        head = await without.send("GET", f"/console/api/{path}/t1?payload=head")
+        assert "secret-" not in head.text
+        assert (head.json()["data"]["inputHead"], head.json()["data"]["outputHead"]) == (None, None)
+        for part in ("input", "output"):
+            assert (await without.send("GET", f"/console/api/{path}/t1/{part}")).status_code == 403
         with_key = await api.client.get(f"/v2/{path}/t1")
         assert with_key.json()["data"]["input"] == task["input"]
 

@@ -60,19 +60,51 @@ export async function patch<T>(parts: (string | number)[], body: string, tag: st
 }
 
 export interface TaskDetail {
-  task: Omit<Schemas["TaskDetailView"], "input" | "output">;
+  task: Omit<Schemas["TaskDetailView"], "input" | "output" | "inputHead" | "outputHead">;
+  /** The text that was submitted, or its beginning. */
   input: string;
+  isInputCut: boolean;
   output: string | null;
+  isOutputCut: boolean;
 }
 
-/** Read a task. Its input and output stay the text that was submitted and returned. */
-export async function getTask(endpoint: string, task: string, wait: number, signal?: AbortSignal): Promise<TaskDetail> {
-  const query = wait > 0 ? { wait } : undefined;
-  const text = await request("GET", apiUrl(["serverless", endpoint, "tasks", task], query), undefined, signal, wait);
+/** Of a longer input or output only the beginning is read. */
+const MAX_READ_BYTES = 1024 * 1024;
+
+/**
+ * Read a task. Its input and output stay the text that was submitted and returned. Most are no longer than a head. Beside a
+ * long output the input is read as a file, which is its text; beside a long input the output is not, because a file of it may
+ * be decoded.
+ */
+export async function getTask(endpoint: string, task: string, signal?: AbortSignal): Promise<TaskDetail> {
+  const path = ["serverless", endpoint, "tasks", task];
+  const { inputHead, outputHead, ...values } = await get<Schemas["TaskDetailView"]>(path, { payload: "head" }, signal);
+  const isInputCut = inputHead?.isCut === true;
+  const isOutputCut = outputHead?.isCut === true;
+  const beginning = { task: values, input: inputHead?.text ?? "null", isInputCut, output: notNull(outputHead?.text), isOutputCut };
+  if (!(isInputCut || isOutputCut) || (isInputCut && values.inputBytes > MAX_READ_BYTES)) return beginning;
+  if ((values.outputBytes ?? 0) <= MAX_READ_BYTES) return getWhole(path, signal);
+  if (!isInputCut) return beginning;
+  return { ...beginning, input: await request("GET", apiUrl([...path, "input"]), undefined, signal), isInputCut: false };
+}
+
+async function getWhole(path: string[], signal?: AbortSignal): Promise<TaskDetail> {
+  const text = await request("GET", apiUrl(path), undefined, signal);
   const { texts } = split(text, ["data"]);
   const { values, texts: payload } = split(texts["data"] ?? "{}", ["input", "output"]);
-  const output = payload["output"] ?? "null";
-  return { task: values as TaskDetail["task"], input: payload["input"] ?? "null", output: output === "null" ? null : output };
+  return { task: values as TaskDetail["task"], input: payload["input"] ?? "null", isInputCut: false, output: notNull(payload["output"]), isOutputCut: false };
+}
+
+function notNull(text: string | undefined): string | null {
+  return text === undefined || text === "null" ? null : text;
+}
+
+const DOWNLOAD_SECONDS = 600;
+
+/** Read a file, and its name. */
+export async function getFile(parts: (string | number)[]): Promise<{ blob: Blob; name: string }> {
+  const { blob, disposition } = await exchange("GET", apiUrl(parts), { wait: DOWNLOAD_SECONDS, isFile: true });
+  return { blob, name: /filename="([\w.-]+)"/.exec(disposition)?.[1] ?? "file" };
 }
 
 /** Log in by a key or by the token of a link. Return this origin's half of the session. */
@@ -93,20 +125,31 @@ interface Sent {
   headers?: Record<string, string>;
   signal?: AbortSignal | undefined;
   wait?: number;
+  /** True if the response is kept as a `blob`, and not read as text. */
+  isFile?: boolean;
 }
 
-async function exchange(method: string, url: string, { body, headers: more = {}, signal, wait = 0 }: Sent): Promise<{ text: string; tag: string }> {
+interface Received {
+  text: string;
+  blob: Blob;
+  tag: string;
+  disposition: string;
+}
+
+async function exchange(method: string, url: string, { body, headers: more = {}, signal, wait = 0, isFile = false }: Sent): Promise<Received> {
   const headers: Record<string, string> = { ...sessionHeaders(), ...more };
   if (body !== undefined) headers["Content-Type"] = "application/json";
   const limit = AbortSignal.timeout((SECONDS + wait) * 1000);
   let response: Response;
-  let text: string;
+  let text = "";
+  let blob = new Blob();
   try {
     response = await fetch(url, {
       method, headers, body: body ?? null, cache: "no-store", credentials: "same-origin", redirect: "error",
       signal: signal ? AbortSignal.any([signal, limit]) : limit,
     });
-    text = await response.text();
+    if (isFile && response.ok) blob = await response.blob();
+    else text = await response.text();
   } catch (error) {
     if (signal?.aborted) throw error;
     outage.value = "The API does not respond.";
@@ -114,7 +157,7 @@ async function exchange(method: string, url: string, { body, headers: more = {},
   }
   if (response.ok) {
     outage.value = null;
-    return { text, tag: response.headers.get("ETag") ?? "*" };
+    return { text, blob, tag: response.headers.get("ETag") ?? "*", disposition: response.headers.get("Content-Disposition") ?? "" };
   }
   const error = refusal(response, text);
   // A late response to a session that was replaced says nothing about the session of now.

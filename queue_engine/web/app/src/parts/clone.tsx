@@ -18,7 +18,7 @@ export function cloningDraft(task: TaskDetail["task"]): string {
 
 type Source = "same" | "edited" | "file";
 
-export function CloneDialog({ detail: { task, input }, close }: { detail: TaskDetail; close: () => void }) {
+export function CloneDialog({ detail: { task, input, isInputCut }, close }: { detail: TaskDetail; close: () => void }) {
   const dialog = useRef<HTMLDialogElement>(null);
   const { route } = useLocation();
   const draft = `input of the copy of ${task.endpointId} ${task.taskId}`;
@@ -33,7 +33,7 @@ export function CloneDialog({ detail: { task, input }, close }: { detail: TaskDe
   const id = useRef(newId());
   useEffect(() => dialog.current?.showModal(), []);
   const isHidden = PAYLOADS === "never";
-  const isLarge = input.length > MAX_EDITED;
+  const isLarge = isInputCut || input.length > MAX_EDITED;
   const edit = (value: string) => { setEdited(value); setFault(null); };
   const leave = () => { if (source === "same") forgetDraft(draft); close(); };
   const begin = async (event: Event) => {
@@ -64,7 +64,7 @@ export function CloneDialog({ detail: { task, input }, close }: { detail: TaskDe
         <h2 id="clone-title">Submit a copy of <span class="mono"><Foreign text={task.taskId} limit={80} /></span></h2>
         <fieldset class="pick stack tight">
           <legend>Input of the copy</legend>
-          <Choice value="same" chosen={source} choose={setSource}>the same{isHidden ? "" : `, ${sizeText(input.length)}`}</Choice>
+          <Choice value="same" chosen={source} choose={setSource}>the same{isHidden ? "" : `, ${sizeText(task.inputBytes)}`}</Choice>
           {isLarge || isHidden ? null : <Choice value="edited" chosen={source} choose={setSource}>edited here</Choice>}
           <Choice value="file" chosen={source} choose={setSource}>from a file</Choice>
           {isLarge && !isHidden ? <span class="muted">More than {countText(MAX_EDITED)} characters are not edited here: download the input, change it, and choose the file.</span> : null}

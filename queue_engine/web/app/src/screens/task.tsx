@@ -12,7 +12,7 @@ import { useKeys } from "../keys.ts";
 import { can, me, now } from "../state.ts";
 import { BASE, PAYLOADS, viewUrl } from "../place.ts";
 import { usePolled } from "../polled.ts";
-import { lengthText, sizeText } from "../times.ts";
+import { countText, lengthText, sizeText } from "../times.ts";
 
 interface Life {
   attempts: Attempt[];
@@ -30,7 +30,7 @@ export function useTask(endpoint: string, task: string) {
   const path = ["serverless", endpoint, "tasks", task];
   const topic = `task:${endpoint}:${task}`;
   const detail = usePolled<TaskDetail>(`${endpoint} ${task}`, settled ? 15_000 : 1500, async (signal) => {
-    const found = await getTask(endpoint, task, 0, signal);
+    const found = await getTask(endpoint, task, signal);
     setSettled(isSettled(found.task));
     return found;
   }, { name: topic, take: (event, before) => (before === null ? null : { ...before, task: (event as Told).task }) });
@@ -80,8 +80,8 @@ export function TaskScreen({ endpoint = "", task = "" }: { endpoint?: string; ta
               <div class="stack">
                 <Read from={life} lines={4}>{({ attempts, deliveries }) => <Timeline task={found.task} attempts={attempts} deliveries={deliveries} />}</Read>
                 <div class="grid2">
-                  <Payload id="input" title="Input" text={found.input} name={`${task}-input.json`} empty="No input." />
-                  <Payload id="output" title="Output" text={found.output} name={`${task}-output.json`} empty={found.task.finishedAt === null ? "The task has not ended." : "The task has no output, or its output is null."} />
+                  <Payload id="input" title="Input" text={found.input} isCut={found.isInputCut} bytes={found.task.inputBytes} path={["serverless", endpoint, "tasks", task]} empty="No input." />
+                  <Payload id="output" title="Output" text={found.output} isCut={found.isOutputCut} bytes={found.task.outputBytes ?? 0} path={["serverless", endpoint, "tasks", task]} empty={found.task.finishedAt === null ? "The task has not ended." : "The task has no output, or its output is null."} />
                 </div>
               </div>
               <aside class="stack"><Facts task={found.task} /></aside>
@@ -172,6 +172,8 @@ function Facts({ task }: { task: TaskDetail["task"] }) {
           {task.expiresAt === null ? null : <><dt>Expires</dt><dd><Time at={task.expiresAt} /></dd></>}
           {task.purgeAt === null ? null : <><dt>Kept until</dt><dd><Time at={task.purgeAt} /></dd></>}
           <dt>Attempts</dt><dd>{task.attempts}</dd>
+          {task.runs > 1 ? <><dt>Runs</dt><dd>{countText(task.runs)}, with retries by hand</dd></> : null}
+          {task.lost + task.connectionsLost > 0 ? <><dt>Lost</dt><dd>{lostText(task)}</dd></> : null}
           {task.suspect ? <><dt>Suspect</dt><dd>attempts lost their worker or connection, so it may crash its worker and runs alone</dd></> : null}
           <dt>Worker</dt><dd class="mono">{task.workerId === null ? <span class="muted">none yet</span> : <a href={viewUrl("workers", task.endpointId, task.workerId)}><Foreign text={task.workerId} limit={63} /></a>}</dd>
           <dt>Request</dt><dd class="mono"><Foreign text={`POST :${task.workerPort}${task.processUri}`} limit={300} /></dd>
@@ -199,6 +201,12 @@ function Trace({ id }: { id: string }) {
   const template = me.value?.traceUrl ?? null;
   const shown = <Foreign text={id} limit={64} />;
   return template === null ? shown : <a href={template.replaceAll("{traceId}", encodeURIComponent(id))} target="_blank" rel="noopener noreferrer">{shown}<span class="vh">: open the trace in a new tab</span></a>;
+}
+
+/** Return how many attempts lost what, as `2 workers, 1 connection`. */
+function lostText(task: TaskDetail["task"]): string {
+  const counted = (count: number, word: string) => (count === 0 ? [] : [`${count} ${word}${count === 1 ? "" : "s"}`]);
+  return [...counted(task.lost, "worker"), ...counted(task.connectionsLost, "connection")].join(", ");
 }
 
 /** Return a command that reads the task. A command that submits it again would need its secrets, which only the server has. */
