@@ -198,6 +198,9 @@ class Reconciler:
         self._credentials = credentials
         self._platform_note = platform_note
         self._backend = backend
+        # Asked once, because the check of a protocol takes 11 µs, and each look at an endpoint would ask.
+        self._in_parts = backend if isinstance(backend, ListsInParts) else None
+        self._platform = backend if isinstance(backend, TellsProblem) else None
         self._store_now_ms = store_now_ms
         self._leads = leads
         self._output = output
@@ -294,7 +297,7 @@ class Reconciler:
     def _newly_listed(self) -> set[str]:
         """Return the endpoints whose missing workers may have been decided, because a part of the platform was listed
         since the previous round."""
-        unlisted = self._backend.unlisted if isinstance(self._backend, ListsInParts) else frozenset()
+        unlisted = frozenset() if self._in_parts is None else self._in_parts.unlisted
         if unlisted == self._unlisted:
             return set()
         if unlisted:
@@ -341,7 +344,7 @@ class Reconciler:
 
     async def _note_platform(self) -> None:
         """Note why the platform does not respond: an endpoint that is created then has no worker with a reason."""
-        problem = self._backend.problem if isinstance(self._backend, TellsProblem) else None
+        problem = None if self._platform is None else self._platform.problem
         now = self._clock()
         if problem == self._noted_problem and now < self._note_again_at:
             return
@@ -399,14 +402,14 @@ class Reconciler:
         An earlier leader has started them. A worker of an earlier revision may have been started with other resources.
         """
         found: dict[str, Observed] = {}
-        if not isinstance(self._backend, ListsInParts):
+        if self._in_parts is None:
             return found
         for worker in filter(_is_managed, workers):
             is_located = worker.worker_id in observed or self._records.get(worker.worker_id, FRESH).is_located
             if is_located or worker.started_at_ms is None:
                 continue
             is_current = worker.revision == endpoint.revision
-            reason = self._backend.unlisted_reason(endpoint.config.resources if is_current else None)
+            reason = self._in_parts.unlisted_reason(endpoint.config.resources if is_current else None)
             if reason is not None:
                 found[worker.worker_id] = Observed(0, Phase.UNKNOWN, worker.started_at_ms, reason)
         return found
