@@ -34,6 +34,7 @@ ROLES: dict[str, set[Role]] = {
     "list_errors": VIEWERS,
     **dict.fromkeys(("get_series", "get_series_of_all"), VIEWERS),
     **dict.fromkeys(("get_task", "wait_for_tasks", "list_deliveries", "list_attempts"), ANY),
+    **dict.fromkeys(("get_task_input", "get_task_output"), ANY),
     "cancel_task": SUBMITTERS,
     "retry_task": OPERATING,
     **dict.fromkeys(("retry_delivery", "redeliver_result", "recover_deliveries", "cancel_recovery"), OPERATING),
