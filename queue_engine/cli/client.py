@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from queue_engine.client.exchange import Flow, Request, Response
 
 ENDPOINTS = "v2/serverless"
+FORBIDDEN_STATUS = 403
 QUEUE_FULL_STATUS = 429
 BUSY_STATUSES = frozenset({QUEUE_FULL_STATUS, 503})
 AWAY_STATUSES = frozenset({502, 503, 504})
@@ -73,6 +74,17 @@ class Refused(CommandError):
     def passes(self) -> bool:
         """True if the same request may be accepted a little later."""
         return self.status in BUSY_STATUSES
+
+
+@contextmanager
+def advised(advice: str) -> Iterator[None]:
+    """Add to the error of a lookup that the key does not allow what to give, so that the lookup is not needed."""
+    try:
+        yield
+    except Refused as error:
+        if error.status != FORBIDDEN_STATUS:
+            raise
+        raise Refused(f"{error}; {advice}", status=error.status) from None
 
 
 class NotInTime(CommandError):
@@ -222,7 +234,9 @@ class Api:
         """Return the id of the endpoint with this id or name. A name begins with a letter, so it cannot be an id."""
         if is_endpoint_id(id_or_name):
             return id_or_name
-        rows = self.get(ENDPOINTS, query={"name": id_or_name}).rows()
+        advice = "give the id of the endpoint, because a key with the role submit cannot look up its name"
+        with advised(advice):
+            rows = self.get(ENDPOINTS, query={"name": id_or_name}).rows()
         named = [row for row in rows if row.get("name") == id_or_name]  # an API of an earlier version returns all
         if not named:
             raise Refused(f"no endpoint is named {id_or_name}", status=404)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from queue_engine.aio import Backoff
-from queue_engine.cli.client import ENDPOINTS, Data, NotInTime, Unreachable, WrongUse, read_bounded
+from queue_engine.cli.client import ENDPOINTS, Data, NotInTime, Unreachable, WrongUse, advised, read_bounded
 from queue_engine.cli.command import (
     EXIT_TASK_FAILED,
     PANEL,
@@ -655,7 +655,8 @@ def _pairs(option: str, texts: Sequence[str], separator: str, form: str) -> dict
 
 
 def _exposed_port(session: Session, endpoint_id: str) -> Any:
-    expose = session.api.get(ENDPOINTS, endpoint_id).members().get("expose")
+    with advised("give --port, because a key with the role submit cannot read the endpoint's exposed port"):
+        expose = session.api.get(ENDPOINTS, endpoint_id).members().get("expose")
     if not isinstance(expose, dict):
         raise WrongUse("--port: is required, because the endpoint exposes no port")
     return expose.get("port")

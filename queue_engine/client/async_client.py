@@ -13,8 +13,15 @@ import httpx
 from queue_engine.client import calls
 from queue_engine.client.batches import TaskLines, batch_of, groups_of, submit_group
 from queue_engine.client.connection import Connection, lost, received, sent
+from queue_engine.client.errors import Forbidden
 from queue_engine.client.exchange import DEFAULT_TIMEOUT_SECONDS, Flow, Patience, Request, call, path_of
-from queue_engine.client.fields import CloneFields, CreateFields, SubmitFields, TaskFilterFields, UpdateFields
+from queue_engine.client.fields import (
+    CloneFields,
+    CreateFields,
+    SubmitFields,
+    TaskFilterFields,
+    UpdateFields,
+)
 from queue_engine.client.mapping import DEFAULT_WINDOW, MapItem, TaskMap, check_batch_id, task_id_at
 from queue_engine.client.models import (
     Attempt,
@@ -58,12 +65,12 @@ class AsyncClient:
         self._http = httpx.AsyncClient(transport=transport, **connection.options())
         self.url = connection.url
 
-    def endpoint(self, id_or_name: str, *, port: int | None = None) -> AsyncEndpoint:
-        """Return the endpoint with this id or name. It is looked up at its first use.
+    def endpoint(self, id_or_name: str | int, *, port: int | None = None) -> AsyncEndpoint:
+        """Return the endpoint with this id or name. It is looked up when its name or its port is first needed.
 
         `port` is the port of the container that tasks are sent to, the exposed one by default.
         """
-        return AsyncEndpoint(self, id_or_name, port)
+        return AsyncEndpoint(self, calls.id_or_name_of(id_or_name), port)
 
     async def endpoints(self) -> list[EndpointInfo]:
         """Return all endpoints, newest first."""
@@ -129,10 +136,10 @@ class AsyncEndpoint:
         self._client = client
         self._id_or_name = id_or_name
         self._port = port
-        self._id: str | None = None
+        self._id = calls.id_in(id_or_name)
 
     async def id(self) -> str:
-        """Return the id of the endpoint. Raises NotFound if there is none with its name."""
+        """Return the id of the endpoint. A name is looked up. Raises NotFound if no endpoint has it."""
         return self._id or (await self._found()).id
 
     async def info(self) -> EndpointInfo:
@@ -413,7 +420,10 @@ class AsyncEndpoint:
 
     async def _port_of(self, port: int | None) -> int:
         if port is None and self._port is None:
-            await self._found()
+            try:
+                await self._found()
+            except Forbidden as error:
+                raise calls.forbidden(error, calls.NEEDS_PORT) from None
         found = port or self._port
         if found is None:
             raise ValueError("port: is required, because the endpoint exposes no port")

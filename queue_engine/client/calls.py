@@ -8,7 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from queue_engine.client.errors import ApiError, Conflict, NotFound, OperationTimeout, WaitTimeout, task_failure
+from queue_engine.client.errors import (
+    ApiError,
+    Conflict,
+    Forbidden,
+    NotFound,
+    OperationTimeout,
+    WaitTimeout,
+    task_failure,
+)
 from queue_engine.client.exchange import (
     RESPONSE_SECONDS,
     Flow,
@@ -49,11 +57,28 @@ def new_task_id() -> str:
     return uuid.uuid4().hex
 
 
+def id_or_name_of(given: object) -> str:
+    """Return the id or the name of an endpoint as text. Raises TypeError for another type."""
+    if isinstance(given, str):
+        return given
+    if isinstance(given, int) and not isinstance(given, bool):
+        return str(given)
+    raise TypeError(f"id_or_name: must be a str or an int, not {type(given).__name__}")
+
+
+def id_in(id_or_name: str) -> str | None:
+    """Return the text if it is an id; None for a name, which begins with a letter."""
+    return id_or_name if id_or_name.isascii() and id_or_name.isdigit() else None
+
+
 def endpoint_of(id_or_name: str, patience: Patience) -> Flow[EndpointInfo]:
     """Find an endpoint by its id, or by its name. Raises NotFound, or Conflict if several have the name."""
-    if id_or_name.isascii() and id_or_name.isdigit():  # a name begins with a letter
+    if id_in(id_or_name) is not None:
         return (yield from endpoint_in(Request("GET", path_of(id_or_name)), patience))
-    rows = yield from call(Request("GET", path_of(), {"name": id_or_name}), patience)
+    try:
+        rows = yield from call(Request("GET", path_of(), {"name": id_or_name}), patience)
+    except Forbidden as error:
+        raise forbidden(error, NEEDS_ID) from None
     named = [row for row in rows if row.get("name") == id_or_name]  # an API of an earlier version returns all
     if not named:
         raise NotFound(f"no endpoint is named {id_or_name}", status=404)
@@ -61,6 +86,15 @@ def endpoint_of(id_or_name: str, patience: Patience) -> Flow[EndpointInfo]:
         ids = ", ".join(str(row.get("id")) for row in named)
         raise Conflict(f"{len(named)} endpoints are named {id_or_name}; use one of the ids {ids}", status=409)
     return EndpointInfo.model_validate(named[0])
+
+
+NEEDS_ID = "give the id of the endpoint, because a key with the role submit cannot look up its name"
+NEEDS_PORT = "give port=, because a key with the role submit cannot read the endpoint's exposed port"
+
+
+def forbidden(error: Forbidden, advice: str) -> Forbidden:
+    """Return the error of a lookup with what to give, so that the lookup is not needed."""
+    return Forbidden(f"{error.message}; {advice}", status=error.status, code=error.code, retry_after=error.retry_after)
 
 
 def endpoint_to_change(id_or_name: str, patience: Patience) -> Flow[EndpointInfo]:
@@ -174,7 +208,7 @@ def order(endpoint_id: str, task_id: str, name: str, patience: Patience, *, repe
 
 
 def filter_query(filters: Mapping[str, Any]) -> dict[str, str | int]:
-    """Return filters of tasks, which have names in snake case, as parameters. Raises ValueError for a naive time."""
+    """Return filters, which have names in snake case, as parameters. Raises ValueError for a time without a zone."""
     return {camel(name): _parameter(name, value) for name, value in filters.items() if value is not None}
 
 
@@ -263,7 +297,7 @@ def operation_page(endpoint_id: str | None, number: int, patience: Patience) -> 
 
 
 def log_page(
-    endpoint_id: str, worker_id: str, after: tuple[str, str] | None, query: Mapping[str, str], patience: Patience
+    endpoint_id: str, worker_id: str, after: tuple[str, str] | None, query: Mapping[str, str | int], patience: Patience
 ) -> Flow[tuple[list[LogLine], tuple[str, str] | None, bool]]:
     """Return lines of a worker's log, the place after them, and whether there are more now."""
     asked: dict[str, str | int] = {**query, "pageSize": PAGE_SIZE}

@@ -12,8 +12,15 @@ import httpx
 from queue_engine.client import calls
 from queue_engine.client.batches import TaskLines, batch_of, groups_of, submit_group
 from queue_engine.client.connection import Connection, lost, received, sent
+from queue_engine.client.errors import Forbidden
 from queue_engine.client.exchange import DEFAULT_TIMEOUT_SECONDS, Flow, Patience, Request, call, path_of
-from queue_engine.client.fields import CloneFields, CreateFields, SubmitFields, TaskFilterFields, UpdateFields
+from queue_engine.client.fields import (
+    CloneFields,
+    CreateFields,
+    SubmitFields,
+    TaskFilterFields,
+    UpdateFields,
+)
 from queue_engine.client.mapping import DEFAULT_WINDOW, INTERRUPTED, MapItem, TaskMap, check_batch_id, task_id_at
 from queue_engine.client.models import (
     Attempt,
@@ -57,12 +64,12 @@ class Client:
         self._http = connection.client(transport)
         self.url = connection.url
 
-    def endpoint(self, id_or_name: str, *, port: int | None = None) -> Endpoint:
-        """Return the endpoint with this id or name. It is looked up at its first use.
+    def endpoint(self, id_or_name: str | int, *, port: int | None = None) -> Endpoint:
+        """Return the endpoint with this id or name. It is looked up when its name or its port is first needed.
 
         `port` is the port of the container that tasks are sent to, the exposed one by default.
         """
-        return Endpoint(self, id_or_name, port)
+        return Endpoint(self, calls.id_or_name_of(id_or_name), port)
 
     def endpoints(self) -> list[EndpointInfo]:
         """Return all endpoints, newest first."""
@@ -127,11 +134,11 @@ class Endpoint:
         self._client = client
         self._id_or_name = id_or_name
         self._port = port
-        self._id: str | None = None
+        self._id = calls.id_in(id_or_name)
 
     @property
     def id(self) -> str:
-        """Id of the endpoint. Raises NotFound if there is none with its name."""
+        """Id of the endpoint. A name is looked up. Raises NotFound if no endpoint has it."""
         return self._id or self._found().id
 
     def info(self) -> EndpointInfo:
@@ -407,7 +414,10 @@ class Endpoint:
 
     def _port_of(self, port: int | None) -> int:
         if port is None and self._port is None:
-            self._found()
+            try:
+                self._found()
+            except Forbidden as error:
+                raise calls.forbidden(error, calls.NEEDS_PORT) from None
         found = port or self._port
         if found is None:
             raise ValueError("port: is required, because the endpoint exposes no port")

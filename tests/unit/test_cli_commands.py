@@ -812,3 +812,31 @@ def test_a_name_that_would_change_the_path_is_sent_nowhere(command: tuple[str, .
     result = api.run(*command, "7", name)
     assert (result.exit_code, api.requests) == (2, [])
     assert f"{name!r} is not an id or a name" in result.stderr
+
+
+# A key with the role submit, which cannot read endpoints
+
+NO_ROLE = "X-Api-Key: the role submit does not allow this: it needs read or operate or admin"
+GIVE_PORT = f"{NO_ROLE}; give --port, because a key with the role submit cannot read the endpoint's exposed port"
+GIVE_ID = f"{NO_ROLE}; give the id of the endpoint, because a key with the role submit cannot look up its name"
+
+
+def test_a_key_that_only_submits_is_told_to_give_the_port(tmp_path: Path) -> None:
+    inputs = tmp_path / "inputs.jsonl"
+    inputs.write_text("1\n")
+    api = FakeApi({f"GET {ONE}": failure(403, NO_ROLE)})
+    for command in (("submit", "7", "--input", "1"), ("map", "7", str(inputs))):
+        result = api.run("tasks", *command)
+        assert (result.exit_code, result.stderr) == (1, f"error: {GIVE_PORT}\n")
+
+
+def test_a_key_that_only_submits_is_told_to_give_the_id() -> None:
+    api = FakeApi({"GET /v2/serverless": failure(403, NO_ROLE)})
+    result = api.run("tasks", "cancel", "echo", "t1")
+    assert (result.exit_code, result.stderr) == (1, f"error: {GIVE_ID}\n")
+
+
+def test_a_key_that_only_submits_needs_no_right_to_read_the_endpoint() -> None:
+    api = FakeApi({f"POST {TASKS}": {"taskId": "t1"}})
+    result = api.run("tasks", "submit", "7", "--input", "1", "--port", "8000")
+    assert (result.exit_code, result.stdout, api.calls) == (0, "t1\n", [f"POST {TASKS}"])

@@ -1,6 +1,7 @@
 """Both clients send the same requests, and treat a connection that breaks alike."""
 
 import json
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from queue_engine.client import AsyncClient, Client, Unavailable
+from queue_engine.client import AsyncClient, Client, Forbidden, Unavailable
 from queue_engine.client.fields import SubmitFields, UpdateFields
 from tests.unit.client.scripted_api import batch_body, task
 
@@ -160,3 +161,67 @@ def test_an_invalid_connection_is_named(url: str, key: str, rule: str, monkeypat
 def test_the_key_is_not_shown() -> None:
     with Client("http://api:1", "secret-key") as client:
         assert "secret-key" not in repr(client) + repr(vars(client))
+
+
+NO_ROLE = "X-Api-Key: the role submit does not allow this: it needs read or operate or admin"
+
+
+def answering_a_submitter(seen: list[httpx.Request]) -> Handler:
+    """Return an API whose key has the role submit: it may submit and read tasks, and read no endpoint."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        if request.method == "GET" and "tasks" not in request.url.path:
+            return httpx.Response(403, json={"message": NO_ROLE, "code": 40301, "data": None})
+        return httpx.Response(200, json={"message": "success", "code": 10000, "data": task(output=[1])})
+
+    return handle
+
+
+async def test_a_key_that_only_submits_needs_the_id_and_the_port() -> None:
+    seen: list[httpx.Request] = []
+    transport = httpx.MockTransport(answering_a_submitter(seen))
+    with Client("http://api:1", "key", transport=transport) as client:
+        assert client.endpoint("7").submit(1, port=8000).result() == [1]
+        assert client.endpoint("7", port=8000).task("t1").info().output == [1]
+        assert client.endpoint("7").id == "7"
+    async with AsyncClient("http://api:1", "key", transport=transport) as other:
+        assert await (await other.endpoint("7").submit(1, port=8000)).result() == [1]
+        assert (await other.endpoint("7", port=8000).task("t1").info()).output == [1]
+        assert await other.endpoint("7").id() == "7"
+    assert [request.method for request in seen] == ["POST", "GET", "GET"] * 2
+
+
+async def test_a_key_that_only_submits_is_told_to_give_the_port_and_the_id() -> None:
+    transport = httpx.MockTransport(answering_a_submitter([]))
+    port = f"{NO_ROLE}; give port=, because a key with the role submit cannot read the endpoint's exposed port"
+    name = f"{NO_ROLE}; give the id of the endpoint, because a key with the role submit cannot look up its name"
+    with Client("http://api:1", "key", transport=transport) as client:
+        with pytest.raises(Forbidden, match=re.escape(port)) as refused:
+            client.endpoint("7").submit(1)
+        assert (refused.value.status, refused.value.code) == (403, 40301)
+        with pytest.raises(Forbidden, match=re.escape(name)):
+            client.endpoint("echo").submit(1, port=8000)
+    async with AsyncClient("http://api:1", "key", transport=transport) as other:
+        with pytest.raises(Forbidden, match=re.escape(port)):
+            await other.endpoint("7").batch([1])
+        with pytest.raises(Forbidden, match=re.escape(name)):
+            await other.endpoint("echo").submit(1, port=8000)
+
+
+async def test_the_id_of_an_endpoint_may_be_a_number() -> None:
+    seen: list[httpx.Request] = []
+    with Client("http://api:1", "key", transport=httpx.MockTransport(answering(seen))) as client:
+        client.endpoint(7).submit(1, task_id="t1")
+        assert repr(client.endpoint(7)) == "Endpoint('7')"
+    async with AsyncClient("http://api:1", "key", transport=httpx.MockTransport(answering(seen))) as other:
+        await other.endpoint(7).submit(1, task_id="t1")
+    assert [request.url.path for request in seen] == ["/v2/serverless/7", "/v2/serverless/7/tasks"] * 2
+
+
+@pytest.mark.parametrize("wrong", [None, 7.0, True, b"7"])
+def test_an_endpoint_of_another_type_is_refused_at_once(wrong: Any) -> None:
+    rule = f"id_or_name: must be a str or an int, not {type(wrong).__name__}"
+    for client in (Client("http://api:1", "key"), AsyncClient("http://api:1", "key")):
+        with pytest.raises(TypeError, match=rule):
+            client.endpoint(wrong)
