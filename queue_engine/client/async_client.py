@@ -18,9 +18,11 @@ from queue_engine.client.exchange import DEFAULT_TIMEOUT_SECONDS, Flow, Patience
 from queue_engine.client.fields import (
     CloneFields,
     CreateFields,
+    LogFields,
     SubmitFields,
     TaskFilterFields,
     UpdateFields,
+    takes,
 )
 from queue_engine.client.mapping import DEFAULT_WINDOW, MapItem, TaskMap, check_batch_id, task_id_at
 from queue_engine.client.models import (
@@ -76,6 +78,7 @@ class AsyncClient:
         """Return all endpoints, newest first."""
         return [EndpointInfo.model_validate(row) for row in await self._call("GET")]
 
+    @takes(CreateFields)
     async def create_endpoint(self, **settings: Unpack[CreateFields]) -> EndpointInfo:
         """Create an endpoint. Only its response has the `webhook_secret`."""
         return EndpointInfo.model_validate(await self._call("POST", body=calls.body_of(settings), repeatable=False))
@@ -156,6 +159,7 @@ class AsyncEndpoint:
             self._port = info.expose.get("port")
         return info
 
+    @takes(SubmitFields)
     async def submit(
         self,
         input: Any,  # noqa: A002 - the API's name
@@ -180,6 +184,7 @@ class AsyncEndpoint:
         await self._client.run(calls.submit(await self.id(), body, self._client.patience()))
         return AsyncTask(self, task_id)
 
+    @takes(SubmitFields)
     async def batch(
         self,
         inputs: Iterable[Any],
@@ -206,6 +211,7 @@ class AsyncEndpoint:
         """Return the task with this id. It is not looked up."""
         return AsyncTask(self, task_id)
 
+    @takes(TaskFilterFields)
     async def tasks(self, **filters: Unpack[TaskFilterFields]) -> AsyncIterator[TaskInfo]:
         """Iterate over the tasks that match all filters, newest first, without their inputs and outputs.
 
@@ -221,6 +227,7 @@ class AsyncEndpoint:
                 return
             cursor = following
 
+    @takes(TaskFilterFields)
     async def cancel_tasks(
         self,
         *,
@@ -236,6 +243,7 @@ class AsyncEndpoint:
         """
         return await self._operate("cancel", filters, task_ids, dry_run, operation_id)
 
+    @takes(TaskFilterFields)
     async def retry_tasks(
         self,
         *,
@@ -247,6 +255,7 @@ class AsyncEndpoint:
         """Run all ended tasks that match again, or those with these ids, in the background. See `cancel_tasks`."""
         return await self._operate("retry", filters, task_ids, dry_run, operation_id)
 
+    @takes(TaskFilterFields)
     async def delete_tasks(
         self,
         *,
@@ -258,6 +267,7 @@ class AsyncEndpoint:
         """Delete all ended tasks that match, or those with these ids, in the background. See `cancel_tasks`."""
         return await self._operate("delete", filters, task_ids, dry_run, operation_id)
 
+    @takes(TaskFilterFields)
     async def redeliver_tasks(
         self,
         *,
@@ -308,6 +318,7 @@ class AsyncEndpoint:
         """Count the tasks."""
         return TaskCounts.model_validate(await self.call("GET", "tasks", "count"))
 
+    @takes(SubmitFields)
     async def map(
         self,
         inputs: Iterable[Any],
@@ -341,6 +352,7 @@ class AsyncEndpoint:
                     ended = await self._client.run(calls.ended_of(await self.id(), asked, self._client.patience()))
                     tasks.note_all(ended, asked=asked)
 
+    @takes(UpdateFields)
     async def update(self, *, if_match: str | None = None, **settings: Unpack[UpdateFields]) -> EndpointInfo:
         """Change settings. None clears a setting.
 
@@ -378,12 +390,13 @@ class AsyncEndpoint:
         """Return the workers, oldest first."""
         return [WorkerInfo.model_validate(row) for row in await self.call("GET", "workers")]
 
-    async def logs(self, worker_id: str, *, follow: bool = False, **query: str) -> AsyncIterator[LogLine]:
+    @takes(LogFields)
+    async def logs(self, worker_id: str, *, follow: bool = False, **query: Unpack[LogFields]) -> AsyncIterator[LogLine]:
         """Iterate over the lines of a worker's log, oldest first. `follow` goes on with lines that are added later.
 
         `query` has `keyword`, `start_time` or `end_time`.
         """
-        asked, place = {calls.camel(name): value for name, value in query.items()}, None
+        asked, place = calls.filter_query(query), None
         while True:
             lines, place, more = await self._client.run(
                 calls.log_page(await self.id(), worker_id, place, asked, self._client.patience())
@@ -485,6 +498,7 @@ class AsyncTask:
         """Cancel the task. An ended task is not changed."""
         await self._order("cancel")
 
+    @takes(CloneFields)
     async def clone(self, *, task_id: str | None = None, **changes: Unpack[CloneFields]) -> AsyncTask:
         """Submit a copy of the task, and return it without waiting for its end.
 

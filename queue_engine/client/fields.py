@@ -1,10 +1,20 @@
-"""Fields of requests in snake case, for type checkers. A test compares them with the API's definitions."""
+"""Fields of requests in snake case. A test compares them with the API's definitions.
+
+Type checkers read them, and `takes` refuses others when a method is called: the API ignores members that it does not
+know, so a mistyped one would be lost.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, TypedDict
+from difflib import get_close_matches
+from functools import wraps
+from typing import Any, Literal, TypedDict, TypeVar, cast
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 Priority = Literal["high", "normal", "low"]
 
@@ -107,3 +117,57 @@ class CreateFields(UpdateFields, total=False):
     image: str
     image_registry: str | None
     service_mode: str
+
+
+class LogFields(TypedDict, total=False):
+    """Filters of the lines of a log."""
+
+    keyword: str
+    start_time: Time
+    end_time: Time
+
+
+def takes(fields: type[Any]) -> Callable[[Method], Method]:
+    """Let a method with `**` take only the keys of a TypedDict besides its named arguments.
+
+    Another keyword raises TypeError before anything is sent, as it does for a function without `**`.
+    """
+
+    def decorate(method: Method) -> Method:
+        named = [one for one in inspect.signature(method).parameters.values() if one.kind is not one.VAR_KEYWORD]
+        known = fields.__required_keys__ | fields.__optional_keys__ | {one.name for one in named}
+
+        def check(given: Iterable[str]) -> None:
+            for name in given:
+                if name not in known:
+                    raise TypeError(_unexpected(method.__name__, name, known))
+
+        if inspect.iscoroutinefunction(method):
+
+            @wraps(method)
+            async def awaited(*values: Any, **given: Any) -> Any:
+                check(given)
+                return await method(*values, **given)
+
+            return cast("Method", awaited)
+
+        @wraps(method)
+        def called(*values: Any, **given: Any) -> Any:
+            check(given)
+            return method(*values, **given)
+
+        return cast("Method", called)
+
+    return decorate
+
+
+_OWN_NAMES = {"process_uri": "path", "worker_port": "port"}
+"""Names of arguments that are not those of the API."""
+
+
+def _unexpected(method: str, name: str, known: Iterable[str]) -> str:
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    own = _OWN_NAMES.get(snake, snake)
+    close = get_close_matches(own, sorted(known), n=1)
+    meant = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{method}() got an unexpected keyword argument {name!r}{meant}"

@@ -17,9 +17,11 @@ from queue_engine.client.exchange import DEFAULT_TIMEOUT_SECONDS, Flow, Patience
 from queue_engine.client.fields import (
     CloneFields,
     CreateFields,
+    LogFields,
     SubmitFields,
     TaskFilterFields,
     UpdateFields,
+    takes,
 )
 from queue_engine.client.mapping import DEFAULT_WINDOW, INTERRUPTED, MapItem, TaskMap, check_batch_id, task_id_at
 from queue_engine.client.models import (
@@ -75,6 +77,7 @@ class Client:
         """Return all endpoints, newest first."""
         return [EndpointInfo.model_validate(row) for row in self._call("GET")]
 
+    @takes(CreateFields)
     def create_endpoint(self, **settings: Unpack[CreateFields]) -> EndpointInfo:
         """Create an endpoint. Only its response has the `webhook_secret`."""
         return EndpointInfo.model_validate(self._call("POST", body=calls.body_of(settings), repeatable=False))
@@ -155,6 +158,7 @@ class Endpoint:
             self._port = info.expose.get("port")
         return info
 
+    @takes(SubmitFields)
     def submit(
         self,
         input: Any,  # noqa: A002 - the API's name
@@ -173,6 +177,7 @@ class Endpoint:
         self._client.run(calls.submit(self.id, body, self._client.patience()))
         return Task(self, task_id)
 
+    @takes(SubmitFields)
     def batch(
         self,
         inputs: Iterable[Any],
@@ -199,6 +204,7 @@ class Endpoint:
         """Return the task with this id. It is not looked up."""
         return Task(self, task_id)
 
+    @takes(TaskFilterFields)
     def tasks(self, **filters: Unpack[TaskFilterFields]) -> Iterator[TaskInfo]:
         """Iterate over the tasks that match all filters, newest first, without their inputs and outputs.
 
@@ -212,6 +218,7 @@ class Endpoint:
                 return
             cursor = following
 
+    @takes(TaskFilterFields)
     def cancel_tasks(
         self,
         *,
@@ -227,6 +234,7 @@ class Endpoint:
         """
         return self._operate("cancel", filters, task_ids, dry_run, operation_id)
 
+    @takes(TaskFilterFields)
     def retry_tasks(
         self,
         *,
@@ -238,6 +246,7 @@ class Endpoint:
         """Run all ended tasks that match again, or those with these ids, in the background. See `cancel_tasks`."""
         return self._operate("retry", filters, task_ids, dry_run, operation_id)
 
+    @takes(TaskFilterFields)
     def delete_tasks(
         self,
         *,
@@ -249,6 +258,7 @@ class Endpoint:
         """Delete all ended tasks that match, or those with these ids, in the background. See `cancel_tasks`."""
         return self._operate("delete", filters, task_ids, dry_run, operation_id)
 
+    @takes(TaskFilterFields)
     def redeliver_tasks(
         self,
         *,
@@ -298,6 +308,7 @@ class Endpoint:
         """Count the tasks."""
         return TaskCounts.model_validate(self.call("GET", "tasks", "count"))
 
+    @takes(SubmitFields)
     def map(
         self,
         inputs: Iterable[Any],
@@ -331,6 +342,7 @@ class Endpoint:
                     ended = self._run_for_map(calls.ended_of(self.id, asked, self._client.patience()))
                     tasks.note_all(ended, asked=asked)
 
+    @takes(UpdateFields)
     def update(self, *, if_match: str | None = None, **settings: Unpack[UpdateFields]) -> EndpointInfo:
         """Change settings. None clears a setting.
 
@@ -368,12 +380,13 @@ class Endpoint:
         """Return the workers, oldest first."""
         return [WorkerInfo.model_validate(row) for row in self.call("GET", "workers")]
 
-    def logs(self, worker_id: str, *, follow: bool = False, **query: str) -> Iterator[LogLine]:
+    @takes(LogFields)
+    def logs(self, worker_id: str, *, follow: bool = False, **query: Unpack[LogFields]) -> Iterator[LogLine]:
         """Iterate over the lines of a worker's log, oldest first. `follow` goes on with lines that are added later.
 
         `query` has `keyword`, `start_time` or `end_time`.
         """
-        asked, place = {calls.camel(name): value for name, value in query.items()}, None
+        asked, place = calls.filter_query(query), None
         while True:
             lines, place, more = self._client.run(
                 calls.log_page(self.id, worker_id, place, asked, self._client.patience())
@@ -474,6 +487,7 @@ class Task:
         """Cancel the task. An ended task is not changed."""
         self._order("cancel")
 
+    @takes(CloneFields)
     def clone(self, *, task_id: str | None = None, **changes: Unpack[CloneFields]) -> Task:
         """Submit a copy of the task, and return it without waiting for its end.
 

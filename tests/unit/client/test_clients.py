@@ -1,5 +1,6 @@
 """Both clients send the same requests, and treat a connection that breaks alike."""
 
+import inspect
 import json
 import re
 from collections.abc import Callable
@@ -225,3 +226,52 @@ def test_an_endpoint_of_another_type_is_refused_at_once(wrong: Any) -> None:
     for client in (Client("http://api:1", "key"), AsyncClient("http://api:1", "key")):
         with pytest.raises(TypeError, match=rule):
             client.endpoint(wrong)
+
+
+def methods_with_fields(of: object) -> list[str]:
+    """Return the names of an object's methods that take `**`."""
+    return [
+        name
+        for name, method in inspect.getmembers(type(of), inspect.isfunction)
+        if not name.startswith("_")
+        and any(one.kind is one.VAR_KEYWORD for one in inspect.signature(method).parameters.values())
+    ]
+
+
+async def called(method: Callable[..., Any], **given: Any) -> None:
+    result = method(**given)
+    if inspect.iscoroutine(result):
+        await result
+
+
+async def test_an_unknown_keyword_is_refused_before_anything_is_sent() -> None:
+    seen: list[httpx.Request] = []
+    transport = httpx.MockTransport(answering(seen))
+    client, other = Client("http://api:1", "key", transport=transport), AsyncClient("http://api:1", "key", timeout=0)
+    for one in (client, other):
+        endpoint = one.endpoint("7")
+        found = [(of, name) for of in (one, endpoint, endpoint.task("t1")) for name in methods_with_fields(of)]
+        names = {name for _, name in found if name != "call"}  # passes its keywords to a dataclass, which refuses them
+        assert names >= {"submit", "batch", "map", "clone", "create_endpoint", "update", "tasks", "retry_tasks", "logs"}
+        for of, name in found:
+            if name in names:
+                with pytest.raises(TypeError, match=rf"{name}\(\) got an unexpected keyword argument 'webhok'"):
+                    await called(getattr(of, name), webhok=1)
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("webhok", "webhook"),
+        ("executionTimeoutSeconds", "execution_timeout_seconds"),
+        ("processUri", "path"),
+        ("taskId", "task_id"),
+        ("zzz", None),
+    ],
+)
+def test_the_error_of_an_unknown_keyword_names_the_nearest(given: str, meant: str | None) -> None:
+    with Client("http://api:1", "key", timeout=0) as client, pytest.raises(TypeError) as refused:
+        client.endpoint("7").submit(1, **{given: 1})  # type: ignore[arg-type]
+    said = f"submit() got an unexpected keyword argument {given!r}"
+    assert str(refused.value) == said + (f"; did you mean {meant!r}?" if meant else "")
