@@ -18,15 +18,23 @@ from enum import Enum, auto
 
 import orjson
 
+from queue_engine.rules.outputs import MAX_CONTENT_TYPE_LENGTH
+
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
 BINARY = "application/octet-stream"
 
 _SLICE = 64 * 1024
 """Number of bytes that are decoded at once. Other work goes on between slices."""
-_BEGIN = re.compile(rb'\{"contentType": ("(?:[^"\\]|\\.){1,2048}"), "base64": "')
+_BEGIN = re.compile(rb'\{"contentType": ("(?:[^"\\]|\\u[0-9a-f]{4}|\\.){1,%d}"), "base64": "' % MAX_CONTENT_TYPE_LENGTH)
 _END = b'"}'
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*={0,2}")
+_SPACE = b" \t\n\r"
+"""White space of JSON."""
+HEAD_BYTES = len(b'{"contentType": "", "base64": ""}') + 6 * MAX_CONTENT_TYPE_LENGTH
+"""Number of bytes at the beginning of an output that show its form. A character may be an escape of six bytes."""
+TAIL_BYTES = 16
+"""Number of bytes at its end that do. A string with more white space behind it stays JSON."""
 
 # Whole characters and escapes. The escape of a high surrogate is whole when the next character or escape is there too.
 _WHOLE = re.compile(
@@ -76,20 +84,38 @@ class RawForm:
 def raw_form(head: bytes, tail: bytes, size: int) -> RawForm:
     """Return the form of an output with `size` bytes, by its first and its last bytes, which may be all of them.
 
-    The first bytes must be 2,100 or more, and the last ones four or more, or all of them.
+    There must be HEAD_BYTES or more of the first and TAIL_BYTES or more of the last ones, or all of them.
     """
-    if head[:1] == b'"':
-        return RawForm(Form.TEXT, TEXT, 1, size - 1, None)
+    kept = tail.rstrip(_SPACE)
+    if head[:1] == b'"' and kept.endswith(b'"'):
+        return RawForm(Form.TEXT, TEXT, 1, size - (len(tail) - len(kept)) - 1, None)
     begin = _BEGIN.match(head)
-    if begin is not None and tail.endswith(_END):
+    if begin is not None and tail.endswith(_END) and (own := _text_in(begin[1])) is not None:
         start, end = begin.end(), size - len(_END)
         begun, ended = head[start:end], tail[: -len(_END)][-4:]
         padding = ended.count(b"=")
-        if end > start and (end - start) % 4 == 0 and _BASE64.fullmatch(begun) and _BASE64.fullmatch(ended):
-            own = str(orjson.loads(begin[1])).lower()
-            media_type = own if _SAFE_TYPE.fullmatch(own) else BINARY
+        if end > start and (end - start) % 4 == 0 and is_base64(begun) and is_base64(ended):
+            media_type = own.lower() if _SAFE_TYPE.fullmatch(own.lower()) else BINARY
             return RawForm(Form.BASE64, media_type, start, end, (end - start) // 4 * 3 - padding)
+    return whole_json(size)
+
+
+def whole_json(size: int) -> RawForm:
+    """Return the form of JSON text that is sent as it is."""
     return RawForm(Form.JSON, JSON, 0, size, size)
+
+
+def is_base64(text: bytes) -> bool:
+    """Return True if all bytes are of base64, with padding at the end only."""
+    return _BASE64.fullmatch(text) is not None
+
+
+def _text_in(quoted: bytes) -> str | None:
+    """Return the text of a string in JSON; None for one that UTF-8 cannot encode, which `outputs` does not write."""
+    try:
+        return str(orjson.loads(quoted))
+    except ValueError:
+        return None
 
 
 class Decoder:

@@ -92,6 +92,16 @@ async def test_a_long_output_is_whole(api: RunningApi, endpoint_id: str, declare
     assert answer.content == body
 
 
+async def test_long_json_that_is_like_bytes_at_both_ends_stays_json(api: RunningApi, endpoint_id: str) -> None:
+    """The place of the last member changes with the length, so that no count of bytes shows it."""
+    for more in range(4):
+        output = b'{"contentType": "image/png", "base64": "%b", "name": "abcd"}' % (b"A" * (PART_BYTES + 100 + more))
+        await api.submit(endpoint_id, taskId=f"a{more}")
+        await end(api, endpoint_id, Succeeded(output))
+        answer = await file_of(api, endpoint_id, "output", f"a{more}")
+        assert (answer.content, answer.headers["content-type"]) == (output, "application/json")
+
+
 async def test_an_output_that_is_removed_meanwhile_is_cut_off(api: RunningApi, endpoint_id: str) -> None:
     await api.submit(endpoint_id, taskId="a")
     await end(api, endpoint_id, Succeeded(b'"%b"' % (b"x" * LONG)))

@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from queue_engine.rules.outputs import output_of
-from queue_engine.rules.raw_outputs import Decoder, Form, RawForm, raw_form
+from queue_engine.rules.outputs import MAX_CONTENT_TYPE_LENGTH, output_of
+from queue_engine.rules.raw_outputs import HEAD_BYTES, TAIL_BYTES, Decoder, Form, RawForm, raw_form
 
 
 def form_of(output: bytes) -> RawForm:
-    return raw_form(output[:2200], output[-16:], len(output))
+    return raw_form(output[:HEAD_BYTES], output[-TAIL_BYTES:], len(output))
 
 
 def decoded(output: bytes, cut: int) -> bytes:
@@ -45,6 +45,19 @@ def test_texts_are_what_the_container_returned(cut: int) -> None:
     assert decoded(json.dumps(TEXT).encode(), cut) == TEXT.encode()  # with escaped surrogates
 
 
+@pytest.mark.parametrize("cut", [1, 3, 100])
+@pytest.mark.parametrize("space", [b"\n", b"\r\n", b" \t\n"])
+def test_white_space_behind_a_string_is_not_of_the_text(space: bytes, cut: int) -> None:
+    assert decoded(b'"hello"' + space, cut) == b"hello"
+    assert decoded(b'""' + space, cut) == b""
+
+
+def test_the_longest_media_type_is_recognised() -> None:
+    output = bytes(output_of("\x01" * 2 * MAX_CONTENT_TYPE_LENGTH, b"\xff"))
+    assert output.count(b"\\u0001") == MAX_CONTENT_TYPE_LENGTH
+    assert (form_of(output).form, decoded(output, 10_000)) == (Form.BASE64, b"\xff")
+
+
 @pytest.mark.parametrize("cut", [1, 3, 6, 100])
 def test_half_a_surrogate_pair_is_replaced(cut: int) -> None:
     assert decoded(rb'"a\ud83d"', cut) == "a\ufffd".encode()
@@ -56,7 +69,8 @@ def test_half_a_surrogate_pair_is_replaced(cut: int) -> None:
     [b"null", b"1", b"[1]", b'{"a": 1}', b'{"contentType": "a/b", "base64": "AAA"}',
      b'{"contentType":"a/b","base64":"AAAA"}', b'{"contentType": "a/b", "base64": "AA!="}',
      b'{"contentType": "a/b", "base64": ""}',
-     b'{"contentType": "a/b", "base64": "AAAA", "more": 1}'],
+     b'{"contentType": "a/b", "base64": "AAAA", "more": 1}', rb'{"contentType": "\ud800", "base64": "AAAA"}',
+     b'"x"' + b" " * TAIL_BYTES],
 )  # fmt: skip
 def test_json_stays_as_it_is(output: bytes) -> None:
     assert form_of(output) == RawForm(Form.JSON, "application/json", 0, len(output), len(output))

@@ -41,7 +41,9 @@ class AuditPageView(View):
 
     items: list[AuditRecordView] = Field(description="The records, newest first")
     has_more: bool = Field(description="True if there are older records, or may be older ones that match")
-    next_before: str | None = Field(description="`before` of the next page; null if no older record is left to look at")
+    next_before: str | None = Field(
+        description="`before` of the next page; null if the page has no record and nothing is left to look at"
+    )
     scanned: int = Field(description=f"Number of records that were looked at, {MAX_SCANNED_RECORDS} at most")
 
 

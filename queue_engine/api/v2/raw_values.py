@@ -21,12 +21,11 @@ from queue_engine.api.v2.tasks import TAG, TASK_ID
 from queue_engine.domain.errors import NoOutput, NotFound, Resource, StoreUnavailable
 from queue_engine.domain.principals import Right
 from queue_engine.domain.tasks import TERMINAL_STATES, LongText, TaskState
-from queue_engine.rules.raw_outputs import JSON, Decoder, Form, RawForm, raw_form
+from queue_engine.rules.raw_outputs import JSON, TAIL_BYTES, Decoder, Form, RawForm, is_base64, raw_form, whole_json
 
 ANY_TYPE = "*/*"
 MAX_NAME_CHARACTERS = 200
 """Part of a task's id in the name of a file. Many file systems limit a name to 255 bytes."""
-_TAIL_BYTES = 16
 _POLICY = b"sandbox; default-src 'none'"
 
 
@@ -58,9 +57,10 @@ class RawValueRoutes:
         self._services.check_shows_payloads(request.scope)
         endpoint = await self._services.endpoint(request, principal)
         task, texts = await self._queries.texts(principal, endpoint, task_id_in(request))
-        whole = RawForm(Form.JSON, JSON, 0, texts.input.size, texts.input.size)
         first = await _first_part(texts.input)
-        return _response(request, texts.input, first, whole, f"{task.task_id[:MAX_NAME_CHARACTERS]}-input")
+        return _response(
+            request, texts.input, first, whole_json(texts.input.size), f"{task.task_id[:MAX_NAME_CHARACTERS]}-input"
+        )
 
     async def get_task_output(self, request: Request) -> Response:
         """The response is an attachment with the bytes that the container returned: JSON as it is, a text in UTF-8 as
@@ -79,8 +79,7 @@ class RawValueRoutes:
         if texts.output is None:
             return Response(200, b"null", JSON.encode(), _headers(f"{name}.json"))
         first = await _first_part(texts.output)
-        tail = first if len(first) == texts.output.size else await _tail_of(texts.output)
-        return _response(request, texts.output, first, raw_form(first, tail, texts.output.size), name)
+        return _response(request, texts.output, first, await _form_of(texts.output, first), name)
 
 
 async def _first_part(text: LongText) -> bytes:
@@ -91,11 +90,29 @@ async def _first_part(text: LongText) -> bytes:
     return first
 
 
-async def _tail_of(text: LongText) -> bytes:
-    tail = await text.read(text.size - _TAIL_BYTES)
-    if not tail:
+async def _form_of(text: LongText, first: bytes) -> RawForm:
+    """Return the form of an output.
+
+    JSON of the container may begin and end as `outputs` writes bytes, and have other members between. So bytes that go
+    on behind the first part are read twice: it is too late for another form once the headers are sent.
+    """
+    if len(first) == text.size:
+        return raw_form(first, first, text.size)
+    found = raw_form(first, await _read(text, text.size - TAIL_BYTES), text.size)
+    place = len(first)
+    while found.form is Form.BASE64 and place < found.end:
+        part = await _read(text, place)
+        if not is_base64(part[: found.end - place]):
+            return whole_json(text.size)
+        place += len(part)
+    return found
+
+
+async def _read(text: LongText, place: int) -> bytes:
+    part = await text.read(place)
+    if not part:
         raise NotFound(Resource.TASK)
-    return tail
+    return part
 
 
 def _response(request: Request, text: LongText, first: bytes, found: RawForm, name: str) -> Response:
