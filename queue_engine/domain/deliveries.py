@@ -264,8 +264,12 @@ def verdict_on(response: WebhookResponse, schedule: Schedule, *, attempt: int, l
 
 def reason_of(response: WebhookResponse) -> str:
     """Return a short sentence that describes a failed attempt."""
-    what = response.error_type if response.status is None else f"{response.error_type} (status {response.status})"
-    return f"{what}: {response.excerpt[:200]}" if response.excerpt else str(what)
+    return _described(response.error_type, response.status, response.excerpt)
+
+
+def _described(error_type: str | None, status: int | None, excerpt: str) -> str:
+    what = error_type if status is None else f"{error_type} (status {status})"
+    return f"{what}: {excerpt[:200]}" if excerpt else str(what)
 
 
 class Trigger(StrEnum):
@@ -304,6 +308,11 @@ class DeliveryAttempt:
     """None for an attempt of version 0.2 or earlier."""
     next_at_ms: int | None = None
     """The time at which the next attempt was due after this one; None when no other was due."""
+
+    @property
+    def reason(self) -> str | None:
+        """A short sentence that describes the failure; None for an attempt that has delivered."""
+        return None if self.error_type is None else _described(self.error_type, self.status, self.excerpt)
 
 
 class RecoveryState(StrEnum):

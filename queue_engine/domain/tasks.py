@@ -426,6 +426,7 @@ class Task:
     delivery_status: DeliveryStatus
     delivery_attempts: int
     delivery_error: str | None
+    """Reason why the delivery was given up; in a detail also the error of the latest attempt while others follow."""
     delivered_at_ms: int | None
     next_delivery_at_ms: int | None
     """The earliest time of the next delivery attempt."""

@@ -497,6 +497,7 @@ class ReadDetailOk:
     removed_ms: int | None
     input_bytes: int
     output_bytes: int | None
+    latest_delivery: bytes | None
     front: bytes
     result: bytes
 
@@ -509,6 +510,7 @@ class ReadDetailLong:
     removed_ms: int | None
     input_bytes: int
     output_bytes: int | None
+    latest_delivery: bytes | None
     spec: bytes
     error: bytes
 

@@ -35,6 +35,7 @@ from queue_engine.domain.waiting import LaneFacts, Line, WaitFacts
 from queue_engine.store.call_ids import new_call_id
 from queue_engine.store.calls import Scripts
 from queue_engine.store.codec import COUNTS, TaskSpecs, attempt_from, counts_from, latest_attempt, rest_of, task_from
+from queue_engine.store.deliveries import delivery_attempt_from
 from queue_engine.store.keys import EndpointKeys, Partitions, TaskKeys
 from queue_engine.store.redis.connections import MAX_COPIED_BYTES, Pieces
 from queue_engine.store.resealing import Resealed
@@ -256,7 +257,7 @@ class TaskStore:
         spec = self._readable_spec(reply.front[:length], endpoint_id, task_id)
         facts = _facts(reply)
         input_ = rest_of(reply.front, length) if is_whole else None
-        task = task_from(endpoint_id, task_id, reply.fields, spec, input_, reply.result)
+        task = _with_latest_delivery(task_from(endpoint_id, task_id, reply.fields, spec, input_, reply.result), reply)
         if payload is Payload.HEAD:
             return replace(task, facts=facts, output=None, heads=_heads(reply.front[length:], task.output, facts))
         return replace(task, facts=facts)
@@ -421,7 +422,7 @@ class TaskStore:
         task = task_from(endpoint_id, task_id, read.fields, spec, None, error)
         input_ = self._long_text(keys, read.fields, read.input_bytes, is_output=False)
         output = self._long_text(keys, read.fields, read.output_bytes, is_output=True) if read.output_bytes else None
-        return replace(task, long=LongTexts(input_, output), facts=_facts(read))
+        return replace(_with_latest_delivery(task, read), long=LongTexts(input_, output), facts=_facts(read))
 
     def _long_text(self, keys: TaskKeys, fields: dict[str, str], size: int, *, is_output: bool) -> LongText:
         async def read(offset: int) -> bytes:
@@ -478,6 +479,13 @@ def _facts(read: ReadDetailOk | ReadDetailLong) -> DetailFacts:
         input_bytes=read.input_bytes,
         output_bytes=read.output_bytes,
     )
+
+
+def _with_latest_delivery(task: Task, read: ReadDetailOk | ReadDetailLong) -> Task:
+    """Return the task with the error of the latest attempt to deliver its result while others follow."""
+    if read.latest_delivery is None:
+        return task
+    return replace(task, delivery_error=delivery_attempt_from(read.latest_delivery).reason)
 
 
 def _heads(input_: bytes, output: bytes | None, facts: DetailFacts) -> Heads:

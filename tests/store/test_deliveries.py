@@ -19,7 +19,16 @@ from queue_engine.domain.deliveries import (
     Verdict,
 )
 from queue_engine.domain.endpoints import TaskCounts
-from queue_engine.domain.tasks import DeliveryStatus, Failed, Outcome, Succeeded, TaskState, TaskStatus, TryAgain
+from queue_engine.domain.tasks import (
+    DeliveryStatus,
+    Failed,
+    Outcome,
+    Payload,
+    Succeeded,
+    TaskState,
+    TaskStatus,
+    TryAgain,
+)
 from queue_engine.store.constants import MAX_DELIVERY_RECORDS
 from queue_engine.store.keys import FORMAT, META
 from queue_engine.store.outbox.entries import OutboxEntry
@@ -197,6 +206,33 @@ async def test_a_delivery_that_is_given_up_says_why(bench: Bench) -> None:
     assert task.delivery_error == "http_5xx (status 500); attempt 2 of 2 was the last"
     assert await outbox.promote() == 0
     assert await bench.store.tasks.counts(bench.endpoint_id) == TaskCounts(success=1)
+
+
+async def test_the_detail_of_a_task_has_the_error_of_the_latest_failed_attempt(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    tasks = bench.store.tasks
+    assert (await bench.task("t1")).delivery_error is None
+    for response in (answer(500, "http_5xx", "first"), answer(None, "connect_refused")):
+        (entry,) = await outbox.read(10, block_ms=1)
+        assert await outbox.open(entry) is not None
+        assert (await outbox.settle(entry, response, again(), at_ms=1)).accepted
+        await outbox.promote()
+
+    for found in (
+        await bench.task("t1"),
+        await tasks.get(bench.endpoint_id, "t1", max_bytes=0),
+        await tasks.get(bench.endpoint_id, "t1", payload=Payload.HEAD),
+        await tasks.texts(bench.endpoint_id, "t1"),
+    ):
+        assert found is not None
+        assert (found.delivery_status, found.delivery_error) == (DeliveryStatus.FAILED, "connect_refused")
+    brief = await tasks.brief(bench.endpoint_id, "t1")
+    assert brief is not None
+    assert brief.delivery_error is None, "a list does without the ledger"
+
+    await bench.deliver(outbox)
+    assert (await bench.task("t1")).delivery_error is None
 
 
 @pytest.mark.parametrize("verdict", [DELIVERED, again(), GIVEN_UP])

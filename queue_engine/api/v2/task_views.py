@@ -73,7 +73,10 @@ class TaskView(_TaskFields):
         description="INIT: not yet sent, or no webhook; FAILED: the last attempt failed and another follows"
     )
     delivery_attempts: int = Field(description="Attempts made to deliver the result")
-    delivery_error: str | None = Field(description="Reason why the delivery was given up")
+    delivery_error: str | None = Field(
+        description="Reason why the delivery was given up. While `deliveryStatus` is FAILED, the detail of a task has "
+        "the error of the latest attempt, and lists have null"
+    )
     next_delivery_at: int | None = Field(description="The earliest time of the next delivery attempt")
     delivery_parked: bool = Field(
         description="True while the receiver does not respond or has asked for a pause, so that its deliveries wait. "
