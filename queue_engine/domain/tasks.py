@@ -447,6 +447,8 @@ class Task:
     """Number of attempts since its latest submission that lost the connection to the container and were retried."""
     lost_lease: bool = False
     """True if the latest attempt lost its lease and no other attempt has started."""
+    silent_seconds: int | None = None
+    """Time for which its worker had not renewed this lease; None if it is not known."""
     latest_attempt_noted: bool = False
     """True if the history includes the latest attempt: it ended before the task did, or the task has not ended."""
     input: bytes | memoryview | None = None

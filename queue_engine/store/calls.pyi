@@ -1681,6 +1681,7 @@ class Scripts:
         /,
         *,
         max_lost: int,
+        lease_ms: int,
     ) -> ReclaimQueued | ReclaimUnstarted | ReclaimDead | ReclaimCancelled | ReclaimOk:
         """Reclaim a task whose lease has expired. The task is queued again, or ends when too many of its workers were
         lost or when its cancellation was requested. An attempt that waited for a slot of its agent, and whose call has

@@ -233,6 +233,7 @@ def task_from(
         runs=int(fields.get("runs", 0)) + 1,
         retried_connections_lost=int(fields.get("resets", 0)),
         lost_lease="lost_token" in fields,
+        silent_seconds=optional_int(fields.get("silent")),
         latest_attempt_noted="noted" in fields,
         input=input_,
         output=result if result and succeeded else None,
@@ -287,5 +288,14 @@ def latest_attempt(task: Task) -> Attempt | None:
         outcome=outcome,
         started_at_ms=task.started_at_ms,
         ended_at_ms=ended_at_ms,
-        error=task.error if task.state in TERMINAL_STATES else None,
+        error=_latest_error(task),
     )
+
+
+def _latest_error(task: Task) -> str | None:
+    if task.state in TERMINAL_STATES:
+        return task.error
+    if not task.lost_lease or task.silent_seconds is None:
+        return None
+    # The sentence of `lost_error` in library.lua.
+    return f"worker {task.worker_id or ''} did not renew the lease of the attempt for {task.silent_seconds} s"

@@ -102,7 +102,7 @@ class Sweeper:
         """
         found = await self._scripts.sweep(partition, tick_ms=tick_ms, lease_ms=lease_ms, limit=limit)
         expired = await asyncio.gather(*(self._expire(name) for name in found.overdue))
-        reclaimed = await asyncio.gather(*(self._reclaim(name, max_lost) for name in found.lost))
+        reclaimed = await asyncio.gather(*(self._reclaim(name, max_lost, lease_ms) for name in found.lost))
         promoted = await asyncio.gather(*(self._promote(name) for name in found.due))
         return Swept(
             requeued=reclaimed.count("QUEUED") + reclaimed.count("UNSTARTED"),
@@ -235,9 +235,9 @@ class Sweeper:
                 if cursor == 0:
                     break
 
-    async def _reclaim(self, name: str, max_lost: int) -> str:
+    async def _reclaim(self, name: str, max_lost: int, lease_ms: int) -> str:
         keys = self._keys_of_member(name)
-        reply = await self._scripts.reclaim(keys, max_lost=max_lost)
+        reply = await self._scripts.reclaim(keys, max_lost=max_lost, lease_ms=lease_ms)
         if reply.word != "OK" and log.isEnabledFor(logging.INFO):
             ids = {"endpoint": keys.endpoint_keys.endpoint_id, "task": keys.task_id}
             attempt = {"worker": reply.worker_id, "attempt": reply.attempts}

@@ -1,6 +1,7 @@
 """The sweep requeues tasks with expired leases and ends waits. It grants a grace after times without renewals."""
 
 import asyncio
+import re
 
 import pytest
 
@@ -129,7 +130,7 @@ async def test_a_lease_that_is_renewed_while_the_sweep_runs_is_kept(bench: Bench
     started = await bench.submit_and_start("t1", agent)
     await bench.run_out("t1")
     await agent.renew([started.lease])
-    assert await bench.store.sweeper._reclaim(bench.member("t1"), 3) == "OK"
+    assert await bench.store.sweeper._reclaim(bench.member("t1"), 3, TICK_MS) == "OK"
     assert (await bench.task("t1")).state is TaskState.RUNNING
 
 
@@ -265,3 +266,56 @@ async def _last_sweep(bench: Bench, at_ms: int) -> None:
 
 async def _end_grace(bench: Bench) -> None:
     await bench.probe.ask("HSET", bench.partition.ticks, "sweep:grace", await bench.probe.now_ms() - 1)
+
+
+LOST = re.compile(r"worker w1 did not renew the lease of the attempt for (\d+) s")
+
+
+async def errors_of(bench: Bench, task_id: str) -> list[str | None]:
+    attempts = await bench.store.tasks.attempts(bench.endpoint_id, task_id)
+    assert attempts is not None
+    return [one.error for one in attempts]
+
+
+async def lose_now(bench: Bench, *, max_lost: int = 3) -> None:
+    """Let the lease of the task `t1` end now, and sweep."""
+    now = await bench.probe.now_ms()
+    assert await bench.probe.ask("ZADD", bench.partition.leases, "XX", "CH", now, bench.member("t1")) == 1
+    await bench.sweep(max_lost=max_lost)
+
+
+def is_error_of_loss(error: str | None) -> bool:
+    """Return True for the sentence with the length of a lease, and what a slow machine adds."""
+    found = LOST.fullmatch(error or "")
+    return found is not None and LONG_LEASE_MS // 1000 <= int(found[1]) < LONG_LEASE_MS // 1000 + 60
+
+
+async def test_a_lost_attempt_says_which_worker_did_not_renew_its_lease_and_for_how_long(bench: Bench) -> None:
+    agent = bench.agent("w1")
+    await bench.submit_and_start("t1", agent)
+    await lose_now(bench)
+    (lost,) = await errors_of(bench, "t1")
+    assert is_error_of_loss(lost), "the attempt is not recorded yet, because it could return"
+    await bench.start(agent)
+    assert await errors_of(bench, "t1") == [lost, None]
+    assert "silent" not in await bench.probe.hash(bench.keys.task("t1"))
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_a_lost_attempt_that_ends_its_task_has_its_error_too(bench: Bench, is_cancelled: bool) -> None:
+    await bench.submit_and_start("t1", bench.agent("w1"))
+    await lose_now(bench, max_lost=3 if is_cancelled else 0)
+    if is_cancelled:
+        await bench.store.tasks.cancel(bench.endpoint_id, "t1")
+    (lost,) = await errors_of(bench, "t1")
+    assert is_error_of_loss(lost)
+    assert "silent" not in await bench.probe.hash(bench.keys.task("t1"))
+
+
+async def test_an_attempt_that_returns_after_its_lease_has_no_error(bench: Bench) -> None:
+    agent = bench.agent("w1")
+    started = await bench.submit_and_start("t1", agent)
+    await bench.lose("t1")
+    assert await agent.renew([started.lease]) == [Renewal.READOPTED]
+    assert await errors_of(bench, "t1") == [None]
+    assert "silent" not in await bench.probe.hash(bench.keys.task("t1"))

@@ -618,7 +618,7 @@ local function readopt(task_key, token, lease_end)
     drop(retry_queue, 'agents', entry)
   end
   redis.call('HSET', task_key, 'state', 'running', 'token', token)
-  redis.call('HDEL', task_key, 'lost_token', 'entry', 'noted')
+  redis.call('HDEL', task_key, 'lost_token', 'entry', 'noted', 'silent')
   if was_spared then
     redis.call('HINCRBY', task_key, 'attempts', 1)
     redis.call('ZREM', deadlines, member)
@@ -640,6 +640,18 @@ local function note_attempt(ended, outcome, why, tries)
     startedAt = tonumber(started), endedAt = tonumber(ended), error = why, tries = tries })
   add_record(history, record, MAX_ATTEMPTS, place)
   redis.call('HSET', task, 'noted', 1, 'history', 1)
+end
+
+-- Return the error of an attempt whose worker did not renew its lease for `silent` seconds; nil if they are not known, because a
+-- controller of an earlier version has reclaimed the task. store/codec.py has the same sentence, for attempts that are not recorded.
+local function lost_error(worker, silent)
+  return silent and 'worker ' .. (worker or '') .. ' did not renew the lease of the attempt for ' .. silent .. ' s' or nil
+end
+
+-- Record that the latest attempt was lost, in its history.
+-- keys: task
+local function note_lost(ended)
+  note_attempt(ended, 'lost', lost_error(unpack(redis.call('HMGET', task, 'worker', 'silent'))))
 end
 
 -- Record a try that found the worker busy or not connected. Such tries may repeat every second for hours under the same attempt
@@ -956,7 +968,7 @@ local function record_end(ended, at, state, value, facts)
   local seq, webhook, lost_token, noted, has_history, place, spec, entry, ahead, watchers = unpack(facts or read_to_end())
   local destination = webhook and destination_of(webhook, spec)
   local is_lost = lost_token and not noted
-  if is_lost then note_attempt(redis.call('HGET', task, 'updated'), 'lost') end
+  if is_lost then note_lost(redis.call('HGET', task, 'updated')) end
   -- Let the data expire even if the retention job never runs again.
   local expiry = task_retention() + EXPIRY_SLACK_MS
   redis.call('PEXPIRE', task, expiry)
@@ -970,7 +982,9 @@ local function record_end(ended, at, state, value, facts)
   else
     redis.call('HSET', task, 'state', state, 'finished', at, 'updated', at, 'fin', number)
   end
-  if entry or lost_token or ahead or watchers then redis.call('HDEL', task, 'entry', 'lost_token', 'ahead', 'watchers') end
+  if entry or lost_token or ahead or watchers then
+    redis.call('HDEL', task, 'entry', 'lost_token', 'silent', 'ahead', 'watchers')
+  end
   if webhook then
     begin_counted_delivery(destination, at)
     redis.call('HSET', task, 'delivery', 'INIT')

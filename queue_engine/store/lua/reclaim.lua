@@ -3,7 +3,7 @@
 --
 -- flags: allow-oom
 -- keys of a task: task, leases, deadlines
--- arguments: max_lost integer
+-- arguments: max_lost integer, lease_ms integer (from which the time of the latest renewal follows)
 -- replies:
 --   QUEUED: worker_id text, attempts integer
 --   UNSTARTED: worker_id text, attempts integer (queued again; the call had not begun)
@@ -22,6 +22,7 @@ if state ~= 'running' then
 end
 worker_id, attempts = worker_id or '', attempts or 0
 local ahead, is_dead = marked and marked == token, false
+local silent = text(math.max(1, math.floor((now - lease_end + lease_ms) / 1000)))
 if ahead then
   redis.call('HINCRBY', task, 'spared', 1)
   redis.call('HINCRBY', task, 'attempts', -1)
@@ -32,7 +33,7 @@ else
 end
 if is_dead or cancel then
   redis.call('HDEL', task, 'token')
-  if not ahead then note_attempt(now, 'lost') end
+  if not ahead then note_attempt(now, 'lost', lost_error(worker_id, silent)) end
   if cancel then
     end_task(now, 'running', 'cancelled', CANCELLED_WHILE_RUNNING)
     return { 'CANCELLED', worker_id, attempts }
@@ -43,6 +44,7 @@ if is_dead or cancel then
 end
 if lane then leave_key(lane) end
 redis.call('HSET', task, 'state', 'queued', 'entry', queue_again(lane, task_id), 'lost_token', token, 'updated', text(now))
+if not ahead then redis.call('HSET', task, 'silent', silent) end
 redis.call('HDEL', task, 'token')
 redis.call('ZREM', leases, member)
 -- A task that no container has received has waited all the time.

@@ -48,12 +48,12 @@ local function start(entry_id, token, address, is_ahead)
     local member = names_of(task)
     -- Until now the attempt that lost its lease could have been readopted, so it is recorded only here.
     if lost_token and not noted then
-      note_attempt(updated, 'lost')
+      note_lost(updated)
       has_history = 1
     end
     if deadline then redis.call('ZREM', deadlines, member) end
     if started then
-      redis.call('HDEL', task, 'entry', 'lost_token', 'noted', 'ahead')
+      redis.call('HDEL', task, 'entry', 'lost_token', 'noted', 'silent', 'ahead')
     else
       redis.call('HDEL', task, 'entry')
     end
