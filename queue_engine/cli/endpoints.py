@@ -177,7 +177,14 @@ def delete_endpoint(
     endpoint_id = session.api.endpoint_id(endpoint)
     if not yes:
         session.confirm(f"Delete endpoint {_described(session, endpoint_id)}?")
+    waiting = _waiting_results(session, endpoint_id)
     _order(session, endpoint_id, "DELETE", says="deleting")
+    if waiting and not session.as_json:
+        results, are, their = ("1 result", "is", "its") if waiting == 1 else (f"{waiting} results", "are", "their")
+        session.screen.line(
+            f"{results} {are} sent or given up before the endpoint is removed: after about 22 h of attempts, or 3 days "
+            f"when {their} receiver is paused. `queue-engine system` counts all waiting results"
+        )
 
 
 @command(group, "rotate-secret")
@@ -220,6 +227,12 @@ def _described(session: Session, endpoint_id: str) -> str:
     endpoint = session.api.get(ENDPOINTS, endpoint_id).members()
     waiting = endpoint.get("queuedTasks")
     return f"{endpoint_id} ({endpoint.get('name')}, {waiting} tasks queued)"
+
+
+def _waiting_results(session: Session, endpoint_id: str) -> int:
+    """Return how many results wait for their delivery; 0 if an API of an earlier version does not tell it."""
+    waiting = session.api.get(ENDPOINTS, endpoint_id, "tasks", "count").members().get("waitingDeliveries")
+    return waiting if isinstance(waiting, int) else 0
 
 
 def _read_object(file: Path | None) -> dict[str, Any]:

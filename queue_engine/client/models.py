@@ -191,6 +191,8 @@ class TaskCounts(View):
     success: int
     failed: int
     total: int
+    waiting_deliveries: int = 0
+    """Results that wait for their delivery."""
 
 
 class Attempt(View):

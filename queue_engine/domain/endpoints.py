@@ -332,6 +332,8 @@ class TaskCounts:
     queued_high: int = 0
     """The part of `queued` whose priority is high."""
     queued_low: int = 0
+    waiting_deliveries: int = field(default=0, compare=False)
+    """Results that wait for their delivery. Numbers of tasks are compared without it."""
 
     @property
     def queued_normal(self) -> int:

@@ -240,7 +240,7 @@ def task_from(
     )
 
 
-COUNTS = ["queued", "running", "scheduled", "success", "delivered", "failed", "queued:0", "queued:2"]
+COUNTS = ["queued", "running", "scheduled", "success", "delivered", "failed", "queued:0", "queued:2", "deliveries"]
 """Fields of an endpoint's counts, in the order of TaskCounts."""
 
 

@@ -381,7 +381,7 @@ async def test_tasks_are_listed_and_counted_by_status(api: RunningApi, endpoint_
         assert ([one["taskId"] for one in page["items"]], page["total"]) == (names, len(names))
     assert await _counts(api, endpoint_id) == {
         "processing": 1, "queued": 1, "running": 0, "scheduled": 0, "delivered": 0, "success": 1, "failed": 1,
-        "total": 3, "queuedByPriority": {"high": 0, "normal": 1, "low": 0},
+        "total": 3, "queuedByPriority": {"high": 0, "normal": 1, "low": 0}, "waitingDeliveries": 0,
     }  # fmt: skip
     endpoint = (await api.client.get(f"/v2/serverless/{endpoint_id}")).json()["data"]
     assert (endpoint["queuedTasks"], endpoint["runningTasks"]) == (1, 0)

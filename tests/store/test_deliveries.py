@@ -227,12 +227,14 @@ async def test_the_detail_of_a_task_has_the_error_of_the_latest_failed_attempt(b
     ):
         assert found is not None
         assert (found.delivery_status, found.delivery_error) == (DeliveryStatus.FAILED, "connect_refused")
+    assert (await tasks.counts(bench.endpoint_id)).waiting_deliveries == 1
     brief = await tasks.brief(bench.endpoint_id, "t1")
     assert brief is not None
     assert brief.delivery_error is None, "a list does without the ledger"
 
     await bench.deliver(outbox)
     assert (await bench.task("t1")).delivery_error is None
+    assert (await tasks.counts(bench.endpoint_id)).waiting_deliveries == 0
 
 
 @pytest.mark.parametrize("verdict", [DELIVERED, again(), GIVEN_UP])

@@ -115,7 +115,6 @@ def test_update_cannot_change_what_the_api_does_not() -> None:
         (("resume", "7"), f"POST {ONE}/resume", "endpoint 7: resumed\n"),
         (("scale", "7", "4"), f"PUT {ONE}/workers?count=4", "endpoint 7: 4 workers desired\n"),
         (("scale", "7", "1"), f"PUT {ONE}/workers?count=1", "endpoint 7: 1 worker desired\n"),
-        (("delete", "7", "--yes"), f"DELETE {ONE}", "endpoint 7: deleting\n"),
     ],
 )
 def test_orders_are_passed_on(arguments: tuple[str, ...], call: str, says: str) -> None:
@@ -123,6 +122,28 @@ def test_orders_are_passed_on(arguments: tuple[str, ...], call: str, says: str) 
     result = api.run("endpoints", *arguments)
     assert (result.exit_code, result.stdout, api.calls) == (0, says, [call])
     assert api.run("endpoints", *arguments, "--json").stdout == "true\n"
+
+
+@pytest.mark.parametrize(
+    ("waiting", "says"),
+    [
+        (0, "endpoint 7: deleting\n"),
+        (None, "endpoint 7: deleting\n"),
+        (1, "endpoint 7: deleting\n1 result is sent or given up before the endpoint is removed: after about 22 h of "),
+        (
+            6,
+            "endpoint 7: deleting\n6 results are sent or given up before the endpoint is removed: after about 22 h of ",
+        ),
+    ],
+)
+def test_delete_says_how_many_results_wait_for_their_delivery(waiting: int | None, says: str) -> None:
+    counts = {"total": 9} if waiting is None else {"total": 9, "waitingDeliveries": waiting}
+    api = FakeApi({f"GET {ONE}/tasks/count": counts, f"DELETE {ONE}": True})
+    shown = api.run("endpoints", "delete", "7", "--yes").stdout
+    assert shown.startswith(says)
+    assert api.calls == [f"GET {ONE}/tasks/count", f"DELETE {ONE}"]
+    assert ("3 days when" in shown) is bool(waiting)
+    assert api.run("endpoints", "delete", "7", "--yes", "--json").stdout == "true\n"
 
 
 def test_a_rotated_secret_is_shown_with_the_end_of_the_replaced_one() -> None:
@@ -134,7 +155,7 @@ def test_a_rotated_secret_is_shown_with_the_end_of_the_replaced_one() -> None:
 
 @pytest.mark.parametrize(("typed", "deleted"), [("y\n", True), ("n\n", False), ("\n", False)])
 def test_delete_asks_first(typed: str, deleted: bool) -> None:
-    api = FakeApi({f"GET {ONE}": endpoint(), f"DELETE {ONE}": True})
+    api = FakeApi({f"GET {ONE}": endpoint(), f"GET {ONE}/tasks/count": {}, f"DELETE {ONE}": True})
     result = api.run("endpoints", "delete", "7", input=typed)
     assert "Delete endpoint 7 (echo, 3 tasks queued)? [y/N]" in result.stderr
     assert (f"DELETE {ONE}" in api.calls) is deleted

@@ -344,6 +344,7 @@ class TaskCountsView(View):
     success: int = Field(description="Executed tasks without a webhook, or whose webhook has not received the result")
     failed: int = Field(description="Tasks that ended without success")
     total: int = Field(description="All tasks")
+    waiting_deliveries: int = Field(description="Results that wait for their delivery")
 
 
 def task_counts_view(counts: TaskCounts) -> dict[str, Any]:
@@ -358,6 +359,7 @@ def task_counts_view(counts: TaskCounts) -> dict[str, Any]:
         "success": counts.success,
         "failed": counts.failed,
         "total": counts.total,
+        "waitingDeliveries": counts.waiting_deliveries,
     }
 
 
