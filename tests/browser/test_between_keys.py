@@ -42,7 +42,7 @@ def log_in(visitor: Visitor, key: str) -> None:
 
 
 def log_out(visitor: Visitor) -> None:
-    visitor.page.locator("header summary").click()
+    visitor.page.locator("header.top summary").click()
     visitor.click("Log out")
     visitor.see("You are logged out.")
 
