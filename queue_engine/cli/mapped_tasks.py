@@ -12,18 +12,24 @@ from typing import Any, TypeVar
 
 import typer
 
-from queue_engine.cli.client import ENDPOINTS, Data, Refused, Unreachable, WrongUse, refusal_of
+from queue_engine.cli.client import ENDPOINTS, CommandError, Data, Refused, Unreachable, WrongUse, refusal_of
 from queue_engine.cli.command import Session
 from queue_engine.cli.output import safe
 from queue_engine.cli.raw_members import split_items, split_members
 from queue_engine.client.batches import submit_group
 from queue_engine.client.calls import WAIT_SECONDS
+from queue_engine.client.errors import ApiError
 from queue_engine.client.exchange import DEFAULT_TIMEOUT_SECONDS, Patience
 from queue_engine.client.mapping import MapItem, TaskMap
 from queue_engine.client.models import TaskInfo
 from queue_engine.client.progress import MapProgress
 
 GOES_ON = "submitted tasks go on, and the same command continues: it prints all results from the first"
+CONFLICT_STATUS = 409
+OTHER_OPTIONS = (
+    "the file was submitted with other options, which are no part of the tasks' ids: give the same options to "
+    "continue, or another --batch-id to run all lines again"
+)
 ID_CHARACTERS = 32
 """Length of a batch id that is made from the contents of a file."""
 
@@ -158,7 +164,7 @@ class Mapped:
         flow = submit_group(self.endpoint_id, lines, patience)
         for item in session.api.run(flow, session.pause, self.outages.note):
             if item.error is not None:
-                raise refusal_of(item.error)
+                raise _refusal_of(item.error)
 
     def _ended(self, asked: list[str]) -> list[TaskInfo]:
         body = json.dumps({"taskIds": asked, "wait": WAIT_SECONDS}).encode()
@@ -171,6 +177,13 @@ class Mapped:
         if unknown := found.values.get("unknown"):
             raise WrongUse(f"task {unknown[0]} does not exist any more: use another --batch-id")
         return [_task(text) for text in split_items(found.raw["ended"])]
+
+
+def _refusal_of(error: ApiError) -> CommandError:
+    """Return the error of a rejected task, with the way out if its id is that of a task with other options."""
+    if error.status != CONFLICT_STATUS or not error.message.startswith("taskId:"):
+        return refusal_of(error)
+    return Refused(f"{error.message}; {OTHER_OPTIONS}", status=CONFLICT_STATUS)
 
 
 def _task(text: str) -> TaskInfo:

@@ -175,3 +175,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     result = TaskApi().api.run("tasks", "map", "7", str(tmp_path / "missing"))
     assert result.exit_code == 2
     assert "missing: cannot be read: No such file" in result.stderr
+
+
+def test_a_file_that_was_submitted_with_other_options_needs_another_batch_id(inputs: Path) -> None:
+    used = "taskId: is already used by a task with a different body"
+    for message, advised in ((used, True), ("the endpoint takes no tasks", False)):
+        refused = batch_response({"taskId": "t", "result": "rejected", "code": 24000, "message": message})
+        api = FakeApi({f"GET {ONE}": endpoint(), f"POST {ONE}/tasks/batch": refused})
+        result = api.run("tasks", "map", "7", str(inputs), "--path", "/other")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert message in result.stderr
+        assert ("or another --batch-id to run all lines again" in result.stderr) is advised
