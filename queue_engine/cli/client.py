@@ -234,15 +234,18 @@ class Api:
         """Return the id of the endpoint with this id or name. A name begins with a letter, so it cannot be an id."""
         if is_endpoint_id(id_or_name):
             return id_or_name
-        advice = "give the id of the endpoint, because a key with the role submit cannot look up its name"
-        with advised(advice):
-            rows = self.get(ENDPOINTS, query={"name": id_or_name}).rows()
-        named = [row for row in rows if row.get("name") == id_or_name]  # an API of an earlier version returns all
+        with advised("give the id of the endpoint, because a key with the role submit cannot look up its name"):
+            named = self.endpoints_named(id_or_name)
         if not named:
             raise Refused(f"no endpoint is named {id_or_name}", status=404)
         if len(named) > 1:
             raise WrongUse(f"{len(named)} endpoints are named {id_or_name}; give the id: {_ids_of(named)}")
         return str(named[0].get("id"))
+
+    def endpoints_named(self, name: str) -> list[dict[str, Any]]:
+        """Return the endpoints with this name, newest first."""
+        rows = self.get(ENDPOINTS, query={"name": name}).rows()
+        return [row for row in rows if row.get("name") == name]  # an API of an earlier version returns all
 
     def _exchange(self, request: Request) -> Response:
         import httpx

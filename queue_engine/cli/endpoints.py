@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from queue_engine.cli.client import ENDPOINTS, Data, Query, WrongUse, read_bounded
+from queue_engine.cli.client import ENDPOINTS, CommandError, Data, Query, WrongUse, read_bounded
 from queue_engine.cli.command import PANEL, Endpoint, Session, Yes, camel, command, options_of
-from queue_engine.cli.output import Column
+from queue_engine.cli.output import Column, safe
 from queue_engine.domain.endpoints import SETTINGS, ServiceMode
 
 commands = typer.Typer()
@@ -123,7 +123,9 @@ def create_endpoint(session: Session, file: File = None, **fields: Any) -> None:
     --command "python3 deploy/examples/echo_server.py"
     """
     body = _CREATE_DEFAULTS | _read_object(file)
-    _show(session, _send(session, "POST", body | _requested(fields, body)))
+    created = _send(session, "POST", body | _requested(fields, body))
+    _show(session, created)
+    _warn_of_same_name(session, created.members())
 
 
 @command(group, "update", options=_CHANGE)
@@ -206,6 +208,21 @@ def scale_endpoint(
     """Change the desired number of workers of an endpoint."""
     says = f"{workers} worker{'' if workers == 1 else 's'} desired"
     _order(session, endpoint, "PUT", "workers", query={"count": workers}, says=says)
+
+
+def _warn_of_same_name(session: Session, created: Mapping[str, Any]) -> None:
+    """Print a warning if other endpoints have the name of a new one, because commands refuse such a name."""
+    try:
+        named = session.api.endpoints_named(str(created.get("name")))
+    except CommandError:  # the endpoint is created and shown
+        return
+    others = [str(row.get("id")) for row in named if str(row.get("id")) != str(created.get("id"))]
+    if others:
+        known = f"another endpoint, {others[0]}, has" if len(others) == 1 else f"the endpoints {', '.join(others)} have"
+        typer.echo(
+            f"warning: {known} the name {safe(str(created.get('name')))}: name this one by its id, {created.get('id')}",
+            err=True,
+        )
 
 
 def _show(session: Session, found: Data) -> None:

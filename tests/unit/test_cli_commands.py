@@ -14,6 +14,7 @@ from tests.unit.cli_api import NOW_MS, FakeApi, Script, endpoint, failure, raw, 
 ONE = "/v2/serverless/7"
 TASKS = f"{ONE}/tasks"
 TASK = f"GET {TASKS}/t1"
+NAMED = "GET /v2/serverless"
 LOGS = f"GET {ONE}/workers/w1/logs"
 RUNNING = task(status="PROCESSING", state="running", durationMs=None, finishedAt=None)
 
@@ -28,7 +29,7 @@ def test_the_help_of_a_command_that_waits_names_how_long_it_waits_for_the_api(co
 
 
 def test_create_sends_what_the_options_say() -> None:
-    api = FakeApi({"POST /v2/serverless": endpoint()})
+    api = FakeApi({"POST /v2/serverless": endpoint(), NAMED: [endpoint()]})
     result = api.run(
         "endpoints", "create", "--name", "echo", "--image", "python:3.11", "--command", "python serve.py",
         "--resource", "here:CPU", "--resource", "us-1:NVIDIA_H100_80G:4", "--port", "8000", "--env", "A=b=c",
@@ -37,7 +38,7 @@ def test_create_sends_what_the_options_say() -> None:
         env={"MINE": "from here"},
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert api.body() == {
+    assert api.body(0) == {
         "name": "echo",
         "image": "python:3.11",
         "initializationCommand": "python serve.py",
@@ -62,11 +63,33 @@ def test_create_sends_what_the_options_say() -> None:
 def test_create_takes_a_file_and_options_go_before_it(tmp_path: Path) -> None:
     file = tmp_path / "endpoint.json"
     file.write_text(json.dumps({"name": "a", "image": "i", "workers": 5, "serviceMode": "ALB", "ours": None}))
-    api = FakeApi({"POST /v2/serverless": endpoint()})
+    api = FakeApi({"POST /v2/serverless": endpoint(), NAMED: [endpoint()]})
     api.run("endpoints", "create", "--file", str(file), "--name", "b")
-    assert api.body() == {
+    assert api.body(0) == {
         "name": "b", "image": "i", "workers": 5, "serviceMode": "ALB", "containerVolumeInGb": 20, "ours": None
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("others", "warning"),
+    [
+        ((), ""),
+        ((3,), "warning: another endpoint, 3, has the name echo: name this one by its id, 7\n"),
+        ((5, 3), "warning: the endpoints 5, 3 have the name echo: name this one by its id, 7\n"),
+    ],
+)
+def test_create_warns_of_others_with_the_same_name(others: tuple[int, ...], warning: str) -> None:
+    named = [endpoint(), endpoint(id="8", name="echo-2"), *(endpoint(id=str(other)) for other in others)]
+    api = FakeApi({"POST /v2/serverless": endpoint(), NAMED: named})
+    result = api.run("endpoints", "create", "--name", "echo", "--json")
+    assert (result.exit_code, json.loads(result.stdout), result.stderr) == (0, endpoint(), warning)
+    assert api.calls == ["POST /v2/serverless", "GET /v2/serverless?name=echo"]
+
+
+def test_an_endpoint_is_created_although_others_of_its_name_cannot_be_looked_up() -> None:
+    api = FakeApi({"POST /v2/serverless": endpoint(), NAMED: failure(503, "away")})
+    result = api.run("endpoints", "create", "--name", "echo")
+    assert (result.exit_code, result.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -696,10 +719,13 @@ def test_a_task_is_submitted_with_limits_of_its_own() -> None:
     ],
 )
 def test_how_tasks_are_tried_is_sent(options: tuple[str, ...], sent: dict[str, Any]) -> None:
-    api = FakeApi({f"GET {ONE}": endpoint(), f"PATCH {ONE}": endpoint(), "POST /v2/serverless": endpoint()})
+    api = FakeApi(
+        {f"GET {ONE}": endpoint(), f"PATCH {ONE}": endpoint(), "POST /v2/serverless": endpoint(), NAMED: [endpoint()]}
+    )
     for command in (("create",), ("update", "7")):
         api.run("endpoints", *command, *options)
-        assert api.body().items() >= sent.items()
+    bodies = [json.loads(request.content) for request in api.requests if request.method != "GET"]
+    assert [body.items() >= sent.items() for body in bodies] == [True, True]
 
 
 # Logs
