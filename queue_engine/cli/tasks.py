@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import isfinite, nan
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,7 @@ from queue_engine.cli.operations import change_command
 from queue_engine.cli.output import Column
 from queue_engine.cli.task_filters import FILTER_OPTIONS, filters_in
 from queue_engine.cli.task_lists import export, note_next, pages_of
-from queue_engine.cli.times import length
+from queue_engine.cli.times import duration_ms, length
 from queue_engine.domain.tasks import TASK_FIELDS, TaskStatus
 
 commands = typer.Typer()
@@ -118,6 +119,14 @@ STRUCTURED: dict[str, dict[str, Any]] = {
                 "--run-at",
                 help="Time before which it does not begin: an ISO time (UTC by default), epoch "
                 "milliseconds, or a length of time from now such as 10m",
+            ),
+        ]
+    },
+    "delay_seconds": {
+        "delay": Annotated[
+            str,
+            typer.Option(
+                help="Time from the submission before which it does not begin: 10m, 2h or 3d, or a number of seconds"
             ),
         ]
     },
@@ -629,6 +638,8 @@ def _body(session: Session, fields: Mapping[str, Any]) -> dict[str, Any]:
             given["run_at"] = session.screen.moment_ms(given["run_at"], later=True)
         except ValueError as error:
             raise WrongUse(f"--run-at: {error}") from None
+    if "delay" in given:
+        given["delay_seconds"] = _seconds("--delay", given.pop("delay"))
     headers, tags, metadata = given.pop("header", ()), given.pop("tag", ()), given.pop("metadata", ())
     body = {camel(name): value for name, value in given.items()}
     if "webhookAuthKey" not in body and (key := secret_in_environment("QUEUE_ENGINE_WEBHOOK_AUTH_KEY")):
@@ -639,6 +650,19 @@ def _body(session: Session, fields: Mapping[str, Any]) -> dict[str, Any]:
         "metadata": _pairs("--metadata", metadata, "=", "NAME=TEXT"),
     }
     return body | {name: value for name, value in structured.items() if value}
+
+
+def _seconds(option: str, text: str) -> float:
+    """Return a length of time in seconds. Raises WrongUse."""
+    if (milliseconds := duration_ms(text)) is not None:
+        return milliseconds / 1000
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = nan
+    if not isfinite(seconds):
+        raise WrongUse(f"{option}: must be like 10m, 2h or 3d, or a number of seconds")
+    return seconds
 
 
 def _pairs(option: str, texts: Sequence[str], separator: str, form: str) -> dict[str, str]:

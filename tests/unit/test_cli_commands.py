@@ -488,6 +488,8 @@ def test_a_large_output_is_cut() -> None:
     ("option", "field", "value"),
     [
         (("--delay", "90.5"), "delaySeconds", 90.5),
+        (("--delay", "10m"), "delaySeconds", 600),
+        (("--delay", "3d"), "delaySeconds", 259_200),
         (("--run-at", "10m"), "runAt", NOW_MS + 600_000),
         (("--run-at", "2025-11-24T18:00:00"), "runAt", NOW_MS + 7_200_000),
         (("--run-at", "2025-11-24T18:00:00+01:00"), "runAt", NOW_MS + 3_600_000),
@@ -499,6 +501,14 @@ def test_a_task_is_submitted_for_later(option: tuple[str, str], field: str, valu
     result = api.run("tasks", "submit", "7", "--port", "1", "--input", "1", *option)
     assert result.exit_code == 0, result.output
     assert api.body()[field] == value
+
+
+@pytest.mark.parametrize("delay", ["soon", "nan", "inf", "10x", "2026-01-31"])
+def test_a_delay_that_cannot_be_read_is_refused(delay: str) -> None:
+    result = FakeApi({}).run("tasks", "submit", "7", "--port", "1", "--input", "1", "--delay", delay)
+    assert (result.exit_code, result.stderr) == (
+        2, "error: --delay: must be like 10m, 2h or 3d, or a number of seconds\n",
+    )  # fmt: skip
 
 
 def test_a_time_that_cannot_be_read_is_refused() -> None:
