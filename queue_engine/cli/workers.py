@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from queue_engine.cli.client import ENDPOINTS
 from queue_engine.cli.command import PANEL, Endpoint, Session, command
 from queue_engine.cli.output import Column
 
+_OTHER_NAMES = {"replace": "restart", "remove": "drain", "delete": "drain"}
+"""The commands by words of their descriptions and of the console."""
+
+
+class _Group(TyperGroup):
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command. The error for another name names the command that is meant."""
+        if args and (meant := _OTHER_NAMES.get(args[0])):
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {meant!r}?")
+        return super().resolve_command(ctx, args)
+
+
 commands = typer.Typer()
-group = typer.Typer(no_args_is_help=True, help="Show the workers of endpoints, replace and remove them.")
+group = typer.Typer(no_args_is_help=True, cls=_Group, help="List, restart and drain the workers of endpoints.")
 commands.add_typer(group, name="workers", rich_help_panel=PANEL)
 
 _COLUMNS = (

@@ -897,3 +897,10 @@ def test_a_key_that_only_submits_needs_no_right_to_read_the_endpoint() -> None:
     api = FakeApi({f"POST {TASKS}": {"taskId": "t1"}})
     result = api.run("tasks", "submit", "7", "--input", "1", "--port", "8000")
     assert (result.exit_code, result.stdout, api.calls) == (0, "t1\n", [f"POST {TASKS}"])
+
+
+@pytest.mark.parametrize(("word", "meant"), [("replace", "restart"), ("remove", "drain"), ("restrat", "restart")])
+def test_a_word_of_the_console_names_the_command_for_workers(word: str, meant: str) -> None:
+    result = FakeApi({}).run("workers", word, "7", "w1")
+    assert result.exit_code == 2
+    assert f"No such command '{word}'. Did you mean '{meant}'?" in result.stderr
