@@ -71,6 +71,10 @@ async function bodyOf(request) {
   return Buffer.concat(chunks);
 }
 
+if (!process.env.WEBHOOK_SECRET) {
+  console.error("WEBHOOK_SECRET is required: the endpoint's signing secret, whsec_…");
+  process.exit(1);
+}
 const port = Number(process.env.PORT ?? 9000);
 const server = createServer(async (request, response) => {
   const body = await bodyOf(request);

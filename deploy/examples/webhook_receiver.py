@@ -132,6 +132,8 @@ def handle(event: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    if not os.environ.get("WEBHOOK_SECRET"):
+        sys.exit("WEBHOOK_SECRET is required: the endpoint's signing secret, whsec_…")
     port = int(os.environ.get("PORT", "9000"))
     try:
         server = ThreadingHTTPServer(("127.0.0.1", port), Receiver)

@@ -150,6 +150,21 @@ WAITING = {  # by language: the first line of `handle`, and what makes it wait f
 
 
 @pytest.mark.parametrize("name", RECEIVERS)
+@pytest.mark.parametrize("secret", [{}, {"WEBHOOK_SECRET": ""}])
+def test_a_receiver_without_the_secret_says_so_and_ends(name: str, secret: dict[str, str]) -> None:
+    with listen("127.0.0.1", 0) as taken:  # so that one that goes on ends too
+        done = subprocess.run(
+            [INTERPRETERS[Path(name).suffix], str(EXAMPLES / name)],
+            env={"PATH": os.environ["PATH"], "PORT": str(taken.getsockname()[1]), **secret},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    said = "WEBHOOK_SECRET is required: the endpoint's signing secret, whsec_…\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+
+
+@pytest.mark.parametrize("name", RECEIVERS)
 def test_a_receiver_whose_port_is_taken_says_so_and_ends(name: str) -> None:
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
