@@ -6,4 +6,4 @@ only the names in `__all__` of these two packages, because every other name may 
 
 __all__ = ["__version__"]
 
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"

@@ -214,6 +214,8 @@ def test_the_settings_that_the_schema_allows_are_those_of_the_processes() -> Non
 def test_the_charts_have_the_version_of_the_engine() -> None:
     charts = [msgspec.yaml.decode((one / "Chart.yaml").read_bytes()) for one in (ENGINE_CHART, WORKERS_CHART)]
     assert {one["appVersion"] for one in charts} == {__version__}
+    # Charts have versions of SemVer, in which the development version `0.3.0.dev0` is `0.3.0-dev.0`.
+    assert {one["version"] for one in charts} == {re.sub(r"\.dev(\d+)$", r"-dev.\1", __version__)}
     assert charts[0]["dependencies"][0]["version"] == charts[1]["version"]
 
 
@@ -371,7 +373,9 @@ def test_the_checksum_covers_settings_and_files_and_neither_secrets_nor_versions
     assert templates_of(first) == templates_of(second)
     newer = Path(shutil.copytree(ENGINE_CHART, tmp_path / "queue-engine"))
     chart = newer / "Chart.yaml"
-    chart.write_text(chart.read_text().replace(f"\nversion: {__version__}\n", "\nversion: 9.9.9\n"))
+    text, changes = re.subn(r"(?m)^version: .*", "version: 9.9.9", chart.read_text())
+    assert changes == 1
+    chart.write_text(text)
     assert templates_of(render(newer, TRIAL)) == templates_of(first)
     for values in ({"settings": {"QUEUE_ENGINE_LOG_LEVEL": "DEBUG"}}, {"catalogue": "# another\n"}):
         changed = render(ENGINE_CHART, merged(TRIAL, values))

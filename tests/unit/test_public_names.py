@@ -70,7 +70,7 @@ def test_the_version_is_the_installed_ones() -> None:
     from queue_engine import __version__
 
     assert __version__ == version("queue-engine")
-    assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", __version__)
 
 
 def _names_of(package: ModuleType) -> set[str]:
