@@ -1,5 +1,7 @@
 """Inputs and outputs of tasks as files."""
 
+import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -7,9 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
+from queue_engine.api.http.turns import Turns
+from queue_engine.api.v2.raw_values import _Raw
 from queue_engine.domain.principals import Role
-from queue_engine.domain.tasks import Failed, Outcome, Succeeded
+from queue_engine.domain.tasks import Failed, LongText, Outcome, Succeeded
 from queue_engine.rules.outputs import output_of
+from queue_engine.rules.raw_outputs import raw_form
 from queue_engine.store.tasks import PART_BYTES
 from tests.api_server import RunningApi
 
@@ -100,6 +105,33 @@ async def test_long_json_that_is_like_bytes_at_both_ends_stays_json(api: Running
         await end(api, endpoint_id, Succeeded(output))
         answer = await file_of(api, endpoint_id, "output", f"a{more}")
         assert (answer.content, answer.headers["content-type"]) == (output, "application/json")
+
+
+async def test_downloads_are_decoded_in_turns_with_other_work() -> None:
+    """Between two pieces of any download, the event loop does what else there is."""
+    output = b'"%b"' % (rb"\ud83d" * (2 * PART_BYTES // 6))
+
+    async def read(place: int) -> bytes:
+        return output[place : place + PART_BYTES]
+
+    found = raw_form(output, output, len(output))
+    turns, decoded, seen = Turns(), 0, [0]
+
+    async def download() -> None:
+        nonlocal decoded
+        async for _ in _Raw(LongText(len(output), read), output[:PART_BYTES], found, turns).pieces():
+            decoded += 1
+
+    async def other_work() -> None:
+        while True:
+            seen.append(decoded)
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(other_work())
+    await asyncio.gather(*(download() for _ in range(5)))
+    other.cancel()
+    assert decoded == 5 * 8
+    assert max(after - before for before, after in itertools.pairwise(seen)) == 1
 
 
 async def test_an_output_that_is_removed_meanwhile_is_cut_off(api: RunningApi, endpoint_id: str) -> None:

@@ -1,12 +1,12 @@
 """`…/tasks/{taskId}/input` and `…/output`: the bytes of a task's input and output as a file.
 
-They are read from the store in parts while they are sent. No response is one that a browser runs: it is an attachment
-of a media type without scripts, and has a policy that allows nothing.
+They are read from the store in parts while they are sent, and decoded in turns with other long work. No response is one
+that a browser runs: it is an attachment of a media type without scripts, and has a policy that allows nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -16,6 +16,7 @@ from queue_engine.api.http.line_streams import LineStream
 from queue_engine.api.http.operations import Operation
 from queue_engine.api.http.responses import Headers, Response
 from queue_engine.api.http.services import Services, task_id_in
+from queue_engine.api.http.turns import Turns
 from queue_engine.api.v2.endpoints import ENDPOINT_ID
 from queue_engine.api.v2.tasks import TAG, TASK_ID
 from queue_engine.domain.errors import NoOutput, NotFound, Resource, StoreUnavailable
@@ -35,6 +36,7 @@ class RawValueRoutes:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._queries = services.engine.queries
+        self._turns = services.bodies.turns
 
     def operations(self) -> list[Operation]:
         task = "/v2/serverless/{id}/tasks/{taskId}"
@@ -58,9 +60,8 @@ class RawValueRoutes:
         endpoint = await self._services.endpoint(request, principal)
         task, texts = await self._queries.texts(principal, endpoint, task_id_in(request))
         first = await _first_part(texts.input)
-        return _response(
-            request, texts.input, first, whole_json(texts.input.size), f"{task.task_id[:MAX_NAME_CHARACTERS]}-input"
-        )
+        name = f"{task.task_id[:MAX_NAME_CHARACTERS]}-input"
+        return self._response(request, texts.input, first, whole_json(texts.input.size), name)
 
     async def get_task_output(self, request: Request) -> Response:
         """The response is an attachment with the bytes that the container returned: JSON as it is, a text in UTF-8 as
@@ -79,7 +80,14 @@ class RawValueRoutes:
         if texts.output is None:
             return Response(200, b"null", JSON.encode(), _headers(f"{name}.json"))
         first = await _first_part(texts.output)
-        return _response(request, texts.output, first, await _form_of(texts.output, first), name)
+        return self._response(request, texts.output, first, await _form_of(texts.output, first), name)
+
+    def _response(self, request: Request, text: LongText, first: bytes, found: RawForm, name: str) -> Response:
+        raw = _Raw(text, first, found, self._turns)
+        media_type, headers = found.media_type.encode(), _headers(f"{name}.{found.suffix}")
+        if found.size is not None:
+            return Response(200, b"", media_type, headers, more=(raw,))
+        return LineStream.to(request, media_type, raw.pieces, headers=headers, at_end=lambda: None)
 
 
 async def _first_part(text: LongText) -> bytes:
@@ -115,14 +123,6 @@ async def _read(text: LongText, place: int) -> bytes:
     return part
 
 
-def _response(request: Request, text: LongText, first: bytes, found: RawForm, name: str) -> Response:
-    raw = _Raw(text, first, found)
-    media_type, headers = found.media_type.encode(), _headers(f"{name}.{found.suffix}")
-    if found.size is not None:
-        return Response(200, b"", media_type, headers, more=(raw,))
-    return LineStream.to(request, media_type, raw.pieces, headers=headers, at_end=lambda: None)
-
-
 def _headers(file_name: str) -> Headers:
     """Return the headers of a download. A task's id has nothing but letters, digits and `_`."""
     return (
@@ -141,6 +141,7 @@ class _Raw:
     text: LongText
     first: bytes
     found: RawForm
+    turns: Turns
 
     def __len__(self) -> int:
         return self.found.size or 0
@@ -156,7 +157,8 @@ class _Raw:
             is_last = place >= self.found.end
             inside = part[start : len(part) - max(0, place - self.found.end)]
             try:
-                for piece in decoder.pieces(inside, is_last=is_last):
+                pieces = decoder.pieces(inside, is_last=is_last)
+                while (piece := await self.turns.run(_next(pieces))) is not None:
                     yield piece
                 if is_last:
                     return
@@ -165,3 +167,10 @@ class _Raw:
                 raise ResponseCutOff from error
             if not part:
                 raise ResponseCutOff
+
+
+def _next(pieces: Iterator[bytes]) -> Generator[None, None, bytes | None]:
+    """Decode the next piece in one step, and return it; None after the last one."""
+    piece = next(pieces, None)
+    yield
+    return piece
