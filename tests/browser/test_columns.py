@@ -23,7 +23,9 @@ def tagged(engine: Up, endpoint: str) -> str:
 
 def heads(visitor: Visitor) -> list[str]:
     """The words of the columns behind that of the task."""
-    return visitor.page.get_by_role("region", name="Tasks", exact=True).locator("th").all_inner_texts()[2:]
+    region = visitor.page.get_by_role("region", name="Tasks", exact=True)
+    words: list[str] = region.locator("th").all_inner_texts()
+    return words[2:]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
