@@ -123,9 +123,12 @@ def create_endpoint(session: Session, file: File = None, **fields: Any) -> None:
     --command "python3 deploy/examples/echo_server.py"
     """
     body = _CREATE_DEFAULTS | _read_object(file)
-    created = _send(session, "POST", body | _requested(fields, body))
+    requested = body | _requested(fields, body)
+    created = _send(session, "POST", requested)
     _show(session, created)
     _warn_of_same_name(session, created.members())
+    if requested.get("workers") and not requested.get("initializationCommand"):
+        _warn_without_command(session, created.members())
 
 
 @command(group, "update", options=_CHANGE)
@@ -231,6 +234,23 @@ def _show(session: Session, found: Data) -> None:
 
 def _send(session: Session, method: str, body: Mapping[str, Any], *path: str) -> Data:
     return session.api.send(method, ENDPOINTS, *path, body=json.dumps(body).encode())
+
+
+def _warn_without_command(session: Session, created: Mapping[str, Any]) -> None:
+    """Print a warning for workers without a command where they are processes.
+
+    The API does not know the backends of its controllers, but offers the example worker only where they are processes.
+    """
+    try:
+        templates = session.api.get("v2/templates").rows()
+    except CommandError:  # the endpoint is created and shown
+        return
+    if any(one.get("id") == "example-worker" for one in templates):
+        typer.echo(
+            "warning: workers run as processes here and no image is started, so they do not come up without a command. "
+            f"Give it one: queue-engine endpoints update {created.get('id')} --command COMMAND",
+            err=True,
+        )
 
 
 def _order(session: Session, endpoint: str, method: str, *path: str, says: str, query: Query | None = None) -> None:

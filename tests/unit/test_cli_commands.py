@@ -81,14 +81,36 @@ def test_create_takes_a_file_and_options_go_before_it(tmp_path: Path) -> None:
 def test_create_warns_of_others_with_the_same_name(others: tuple[int, ...], warning: str) -> None:
     named = [endpoint(), endpoint(id="8", name="echo-2"), *(endpoint(id=str(other)) for other in others)]
     api = FakeApi({"POST /v2/serverless": endpoint(), NAMED: named})
-    result = api.run("endpoints", "create", "--name", "echo", "--json")
+    result = api.run("endpoints", "create", "--name", "echo", "--workers", "0", "--json")
     assert (result.exit_code, json.loads(result.stdout), result.stderr) == (0, endpoint(), warning)
     assert api.calls == ["POST /v2/serverless", "GET /v2/serverless?name=echo"]
 
 
+@pytest.mark.parametrize(
+    ("options", "templates", "warns"),
+    [
+        ((), ["example-worker", "own"], True),
+        (("--workers", "3"), ["example-worker", "own"], True),
+        (("--workers", "0"), ["example-worker", "own"], False),
+        (("--command", "python serve.py"), ["example-worker", "own"], False),
+        ((), ["own"], False),
+        ((), None, False),
+    ],
+)
+def test_create_warns_of_workers_without_a_command_where_they_are_processes(
+    options: tuple[str, ...], templates: list[str] | None, warns: bool
+) -> None:
+    found = failure(403, "no") if templates is None else [{"id": one} for one in templates]
+    api = FakeApi({"POST /v2/serverless": endpoint(), NAMED: [endpoint()], "GET /v2/templates": found})
+    result = api.run("endpoints", "create", "--name", "echo", "--image", "i", *options)
+    assert result.exit_code == 0
+    assert result.stderr.startswith("warning: workers run as processes here and no image is started") is warns
+    assert ("queue-engine endpoints update 7 --command" in result.stderr) is warns
+
+
 def test_an_endpoint_is_created_although_others_of_its_name_cannot_be_looked_up() -> None:
     api = FakeApi({"POST /v2/serverless": endpoint(), NAMED: failure(503, "away")})
-    result = api.run("endpoints", "create", "--name", "echo")
+    result = api.run("endpoints", "create", "--name", "echo", "--workers", "0")
     assert (result.exit_code, result.stderr) == (0, "")
 
 
