@@ -24,4 +24,4 @@ class Turns:
                 except StopIteration as end:
                     result: Result = end.value
                     return result
-            await asyncio.sleep(0)
+                await asyncio.sleep(0)  # with the lock: without it every request would do a step in the same round
