@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +40,7 @@ set -eo pipefail
 curl() { command curl --fail-with-body --max-time 60 "$@"; }
 """
 _MARK = "::reader::"
+_LOG = "reader.log"
 
 
 class Command(NamedTuple):
@@ -56,6 +58,7 @@ class Reader:
         self._folder = folder
         self._engine_port = engine_port
         self._free_port = free_port
+        self._own = {*self._names(), _LOG}
 
     def run(self, page: Page) -> None:
         """Run all blocks of the page. Raises AssertionError that names the block which does not work."""
@@ -72,14 +75,28 @@ class Reader:
                 expected = self._local(command.expected)
                 assert fits(output, expected), f"{command.block.place}: expected\n{expected}\nbut got\n{output}"
 
-    def delete_endpoints(self) -> None:
-        """Delete the endpoints of the pages that were run, so that their workers end."""
-        key = (self._folder / "queue-engine-data" / "api-key").read_text().strip()
-        with httpx.Client(
-            base_url=f"http://127.0.0.1:{self._engine_port}/v2/serverless", headers={"X-Api-Key": key}, trust_env=False
-        ) as client:
+    def left(self) -> list[str]:
+        """Return the files and the endpoints that the pages have made and not removed."""
+        with self._api() as client:
+            endpoints = [f"endpoint {one['name']}" for one in client.get("").raise_for_status().json()["data"]]
+        return sorted(self._names() - self._own) + endpoints
+
+    def clean(self) -> None:
+        """Remove the files of the pages that were run, and delete their endpoints, so that their workers end."""
+        with self._api() as client:
             for endpoint in client.get("").raise_for_status().json()["data"]:
                 client.delete(f"/{endpoint['id']}").raise_for_status()
+        for name in self._names() - self._own:
+            path = self._folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _names(self) -> set[str]:
+        return {path.name for path in self._folder.iterdir()}
+
+    def _api(self) -> httpx.Client:
+        key = (self._folder / "queue-engine-data" / "api-key").read_text().strip()
+        url = f"http://127.0.0.1:{self._engine_port}/v2/serverless"
+        return httpx.Client(base_url=url, headers={"X-Api-Key": key}, trust_env=False)
 
     def _prepare(self, block: Block) -> None:
         kind, _, value = block.comment.partition(":")
@@ -89,7 +106,7 @@ class Reader:
     def _shell(self, commands: list[Command]) -> tuple[int, list[str]]:
         """Return the exit status, and the output of each command that was begun."""
         script = _PRELUDE + "".join(f"\necho '{_MARK}'\n{self._local(one.text)}\n" for one in commands)
-        log = self._folder / "reader.log"
+        log = self._folder / _LOG
         with log.open("wb") as output:
             shell = subprocess.Popen(
                 ("bash", "-c", script),

@@ -13,6 +13,8 @@ from tests.ports import free_port
 from tests.waiting import wait_until
 
 PAGES = all_pages()
+KEPT = {"secrets.md": ["secret-key"]}
+"""Files that a page makes for its reader to keep."""
 RUN = [one for one in PAGES if any(list(commands_of(block)) for block in one.blocks)]
 
 
@@ -40,11 +42,12 @@ def test_every_block_is_run_or_says_why_not(one: Page) -> None:
 
 
 @pytest.mark.parametrize("one", RUN, ids=lambda one: str(one.path.relative_to(ROOT)))
-def test_the_commands_of_a_page_work(one: Page, reader: Reader) -> None:
+def test_the_commands_of_a_page_work_and_leave_nothing(one: Page, reader: Reader) -> None:
     try:
         reader.run(one)
+        assert reader.left() == KEPT.get(one.path.name, [])
     finally:
-        reader.delete_endpoints()
+        reader.clean()
 
 
 @pytest.mark.parametrize(
