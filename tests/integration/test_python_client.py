@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from queue_engine.client import (
@@ -20,6 +21,7 @@ from queue_engine.client import (
     Conflict,
     Download,
     Endpoint,
+    Forbidden,
     Head,
     InvalidRequest,
     NotFound,
@@ -334,6 +336,17 @@ def test_the_log_of_a_worker_is_read(echo: Endpoint) -> None:
     workers = [worker.worker_id for worker in echo.workers()]
     assert len(workers) == 2
     assert all(isinstance(line.log, str) for line in echo.logs(workers[0]))
+
+
+def test_a_key_that_only_submits_runs_a_task(lasting_up: Up, endpoint_id: str) -> None:
+    headers = {"X-Api-Key": API_KEY}
+    made = httpx.post(
+        f"{lasting_up.url}/v2/keys", json={"name": "ci", "role": "submit"}, headers=headers, trust_env=False
+    )
+    with Client(lasting_up.url, made.raise_for_status().json()["data"]["key"]) as client:
+        assert client.endpoint(int(endpoint_id), port=8000).submit("by id", path="/run").result(timeout=30) == "by id"
+        with pytest.raises(Forbidden, match=r"the role submit does not allow this.*; give port=, because"):
+            client.endpoint(int(endpoint_id)).submit("no port", path="/run")
 
 
 def test_a_wrong_key_and_a_wrong_name_are_named(lasting_up: Up) -> None:
