@@ -105,7 +105,7 @@ function Deletion({ endpoint, counts }: { endpoint: Detail; counts: Counts }) {
   return (
     <>
       Delete the endpoint <b><Foreign text={endpoint.name} limit={120} /></b> with all its tasks and their results? This cannot be undone.
-      {endpoint.serviceMode !== "QUEUE" ? null : <> <b>{tasksWord(counts.queued + counts.scheduled, "waits", "wait")}</b>, <b>{tasksWord(counts.running, "runs", "run")}</b>, and the results of {countText(kept)} that have ended are kept.</>}
+      {endpoint.serviceMode !== "QUEUE" ? null : <> <b>{tasksWord(counts.queued + counts.scheduled, "waits", "wait")}</b>, <b>{tasksWord(counts.running, "runs", "run")}</b>, and {countText(kept)} that have ended are stored.</>}
     </>
   );
 }
