@@ -37,8 +37,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Number = TypeVar("Number", int, float)
 MAX_ENVIRONMENT = 32
-ENVIRONMENT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$"
-TRACE_URL_PATTERN = r"^https?://[^\s{}<>\"]+\{traceId\}[^\s{}<>\"]*$"
+ENVIRONMENT_PATTERN = r"^[A-Za-z0-9](?:[A-Za-z0-9 ._-]*[A-Za-z0-9])?$"
+TRACE_URL_PATTERN = r"^https?://[^\s\x00-\x1f\x7f{}<>\"]+\{traceId\}[^\s\x00-\x1f\x7f{}<>\"]*$"
 _PUBLIC_URL = re.compile(
     r"(?P<origin>https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::[1-9][0-9]{0,4})?)(?P<prefix>(?:/[A-Za-z0-9._~-]+)*)/?"
 )
@@ -319,8 +319,8 @@ class ApiSettings(
         None,
         max_length=MAX_ENVIRONMENT,
         pattern=ENVIRONMENT_PATTERN,
-        description="Name of this installation, such as `production` or `staging`: letters, digits, spaces and `._-`. "
-        "`GET /v2/me` has it, and the top bar of the web console shows it, `production` in red",
+        description="Name of this installation, such as `production` or `staging`: letters, digits, and between them "
+        "spaces and `._-`. `GET /v2/me` has it, and the top bar of the web console shows it, `production` in red",
     )
     trace_url: str | None = Field(
         None,

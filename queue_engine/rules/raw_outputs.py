@@ -87,9 +87,9 @@ def raw_form(head: bytes, tail: bytes, size: int) -> RawForm:
 
     There must be HEAD_BYTES or more of the first and TAIL_BYTES or more of the last ones, or all of them.
     """
-    kept = tail.rstrip(_SPACE)
-    if head[:1] == b'"' and kept.endswith(b'"'):
-        return RawForm(Form.TEXT, TEXT, 1, size - (len(tail) - len(kept)) - 1, None)
+    begun_at, kept = len(head) - len(head.lstrip(_SPACE)), tail.rstrip(_SPACE)
+    if head[begun_at : begun_at + 1] == b'"' and kept.endswith(b'"'):
+        return RawForm(Form.TEXT, TEXT, begun_at + 1, size - (len(tail) - len(kept)) - 1, None)
     begin = _BEGIN.match(head)
     if begin is not None and tail.endswith(_END) and (own := _text_in(begin[1])) is not None:
         start, end = begin.end(), size - len(_END)

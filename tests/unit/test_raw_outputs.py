@@ -47,8 +47,9 @@ def test_texts_are_what_the_container_returned(cut: int) -> None:
 
 @pytest.mark.parametrize("cut", [1, 3, 100])
 @pytest.mark.parametrize("space", [b"\n", b"\r\n", b" \t\n"])
-def test_white_space_behind_a_string_is_not_of_the_text(space: bytes, cut: int) -> None:
+def test_white_space_around_a_string_is_not_of_the_text(space: bytes, cut: int) -> None:
     assert decoded(b'"hello"' + space, cut) == b"hello"
+    assert decoded(space + b'"hello"', cut) == b"hello"
     assert decoded(b'""' + space, cut) == b""
 
 

@@ -88,13 +88,20 @@ def test_a_setting_of_pods_is_named_with_its_rule(
     assert rule in fault["msg"]
 
 
-@pytest.mark.parametrize("value", ["<b>", "-live", "a" * 33, "production\n"])
+@pytest.mark.parametrize("value", ["<b>", "-live", "a" * 33, "production\n", "production "])
 def test_the_name_of_the_installation_is_a_short_word(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert said(ApiSettings, "environment", value, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    "value", ["javascript:{traceId}", "https://traces.example", "//traces.example/{traceId}", "https://a b/{traceId}"]
+    "value",
+    [
+        "javascript:{traceId}",
+        "https://traces.example",
+        "//traces.example/{traceId}",
+        "https://a b/{traceId}",
+        "https://a/\x01{traceId}",
+    ],
 )
 def test_the_url_of_a_trace_is_a_web_address_with_its_id(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert said(ApiSettings, "trace_url", value, monkeypatch)

@@ -86,10 +86,10 @@ export function errorConcerns(endpoint: EndpointFacts, errors: ErrorFacts, hour:
   const counted = errors.groups.map((one) => ({ ...one, count: one.count - (one.states["cancelled"] ?? 0) })).sort((one, other) => other.count - one.count);
   const group = counted[0];
   if (group === undefined || group.count < MANY_FAILURES) return [];
-  // The newest failures stand for all of them when there are more than are looked at.
-  const failures = errors.complete ? errors.groups.reduce((sum, one) => sum + one.count, errors.others) : Math.max(errors.lookedAt, total(valuesOf(hour, "failed")));
-  const ended = failures + total(valuesOf(hour, "succeeded"));
-  const share = (errors.complete ? group.count : (group.count / errors.lookedAt) * failures) / ended;
+  const known = counted.reduce((sum, one) => sum + one.count, errors.others);
+  // The newest failures stand for all of them when there are more than are looked at. The series counts cancelled ones too.
+  const scale = errors.complete ? 1 : Math.max(1, total(valuesOf(hour, "failed")) / errors.lookedAt);
+  const share = (group.count * scale) / (known * scale + total(valuesOf(hour, "succeeded")));
   if (share < NOTABLE) return [];
   const isMost = share >= 0.5;
   const title = `${errors.complete ? "" : "at least "}${countText(group.count)} tasks failed with the same error in the last hour.`;

@@ -77,8 +77,16 @@ test("a few failures, a small share of many tasks, and tasks that somebody has c
   assert.deepEqual(errorConcerns(endpoint(), errors(), series({ failed: [20] })), []);
 });
 
+test("cancelled tasks make the error of the others no smaller", () => {
+  const found = errors(group("no model #", 30), group("cancelled", 900, { cancelled: 900 }));
+  const [concern] = errorConcerns(endpoint(), found, series({ failed: [930] }));
+  assert.equal(concern!.tone, "bad");
+  const [many] = errorConcerns(endpoint(), { ...found, lookedAt: 930, complete: false }, series({ failed: [9300] }));
+  assert.equal(many!.tone, "bad");
+});
+
 test("the newest failures stand for all when there are more than are looked at", () => {
-  const found = { ...errors(group("no model #", 500)), complete: false };
+  const found = { ...errors(group("no model #", 500)), others: 500, complete: false };
   const [concern] = errorConcerns(endpoint(), found, series({ failed: [40_000], succeeded: [20_000] }));
   assert.equal(concern!.title, "at least 500 tasks failed with the same error in the last hour.");
   assert.equal(concern!.tone, "warn");
