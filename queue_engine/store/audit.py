@@ -48,7 +48,7 @@ class AuditStore:
 
         At most `MAX_SCANNED_RECORDS` are looked at. `next_before` then is the last one of them.
         """
-        last, first = _newest(before, wanted.to_ms), "-" if wanted.from_ms is None else str(wanted.from_ms)
+        last, first = _newest(before, wanted.to_ms), "-" if wanted.from_ms is None else str(max(wanted.from_ms, 0))
         piece = PIECE if wanted.is_selective else size + 1
         found: list[AuditRecord] = []
         looked_at = 0

@@ -87,3 +87,10 @@ async def test_a_period_reads_its_own_records_only(store: Store) -> None:
     assert [record.at_ms for record in older.records] == [300, 200]
     newer = await store.audit.page(TENANT, before="700-5", size=1, wanted=period)
     assert ([record.at_ms for record in newer.records], newer.has_more) == ([500], True)
+
+
+async def test_a_period_may_be_before_the_epoch(store: Store) -> None:
+    await store.redis.xadd(LOG, {**STORED}, id="100-5")
+    for number, period in ((1, AuditFilter(from_ms=-5)), (0, AuditFilter(from_ms=-9, to_ms=-5))):
+        page = await store.audit.page(TENANT, before=None, size=10, wanted=period)
+        assert len(page.records) == number

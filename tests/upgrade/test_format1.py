@@ -76,7 +76,10 @@ async def recorded(store: Store, format1: dumps.Dump, receiver: HttpServer) -> R
     moved = await dumps.restore(store.redis, format1.replaced(ours))
     lines = [json.loads(line) for line in FORMAT_1_VIEWS.read_text().splitlines()]
     text = json.dumps([_with_moved_times(line, moved) for line in lines])
-    views = {view["path"]: view for view in json.loads(text.replace(RECEIVER, ours[RECEIVER]))}
+    views = {
+        view["path"]: view | {"data": _shown_today(view["data"])}
+        for view in json.loads(text.replace(RECEIVER, ours[RECEIVER]))
+    }
     endpoints = [record for record in format1.records if "}:e:" in record["key"]]
     names = [json.loads(record["value"]["config"])["name"] for record in endpoints]
     return Recorded(views, dict(zip(names, [record["key"].split(":")[-1] for record in endpoints], strict=True)))
@@ -90,6 +93,17 @@ def _with_moved_times(value: Any, moved: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return int(moved(str(value)))
     return moved(value) if isinstance(value, str) else value
+
+
+def _shown_today(recorded: Any) -> Any:
+    """Return the recorded `data` of a response without what its detail shows otherwise today.
+
+    That of a task whose delivery fails has the error of the latest attempt, where it had null.
+    """
+    if isinstance(recorded, dict) and recorded.get("deliveryStatus") == "FAILED":
+        assert recorded["deliveryError"] is None
+        return {name: value for name, value in recorded.items() if name != "deliveryError"}
+    return recorded
 
 
 @pytest.fixture
@@ -314,7 +328,7 @@ async def _others_are_as_they_were(recorded: Recorded, api: httpx.AsyncClient) -
         for task_id, expected in recorded.tasks(name).items():
             if task_id not in changed:
                 found = (await api.get(f"{path}/{task_id}")).json()["data"]
-                assert dumps.subset_fault(expected, found) is None, task_id
+                assert dumps.subset_fault(_shown_today(expected), found) is None, task_id
     waiting = {"stopped": "stopped_queued", "failed": "failed_queued"}
     for name, task_id in waiting.items():
         path = f"/v2/serverless/{recorded.endpoint_id(name)}/tasks/{task_id}"

@@ -13,6 +13,7 @@ from queue_engine.api.http.envelope import Failure
 from queue_engine.api.http.operations import DescribedRoute
 from queue_engine.api.public.webhooks import EVENTS, TAG, describe_webhooks
 
+_JSON = "application/json"
 TITLE = "Queue Engine"
 _DESCRIPTION = (
     "Elastic endpoints and their task queues. Every response is an envelope `{message, code, data}`; `code` is 10000 "
@@ -65,9 +66,9 @@ def describe(routes: Iterable[DescribedRoute]) -> dict[str, Any]:
 def _operation(route: DescribedRoute, schema: dict[str, Any] | None) -> dict[str, Any]:
     success: dict[str, Any] = {"description": route.success}
     if schema is not None:
-        success["content"] = {"application/json": {"schema": schema}}
+        success["content"] = {_JSON: {"schema": schema}}
     elif route.media_type is not None:
-        success["content"] = {route.media_type: {"schema": {"type": "string"}}}
+        success["content"] = {route.media_type: {"schema": {} if route.media_type == _JSON else {"type": "string"}}}
     if route.has_lines:
         success["content"]["application/x-ndjson"] = {"schema": {"type": "string"}}
     responses = {"200": success, **{str(status): response for status, response in route.responses.items()}}
