@@ -75,6 +75,7 @@ def test_another_key_has_its_own_columns(operator: Visitor, engine: Up, endpoint
     operator.click("Log out")
     operator.page.get_by_label("API key").fill(call(engine, "POST", "/keys", {"name": "reader", "role": "read"})["key"])
     operator.click("Log in")
+    operator.page.get_by_role("navigation", name="Sections").wait_for()  # else the next page ends the log-in
     operator.open(view)
     operator.page.locator(f"tr[data-row='{tagged}']").wait_for()
     assert heads(operator) == USUAL
