@@ -26,6 +26,7 @@ import httpx
 import pytest
 
 from deploy.demo.tour import SETTINGS, Tour, Workers
+from queue_engine import __version__
 from queue_engine.client import AsyncClient
 from tests.clusters.cases import RecordCase
 from tests.clusters.gateway import Gateway
@@ -352,7 +353,7 @@ def test_the_commands_of_the_guide_lead_to_the_first_task(installed: Installatio
     for there, here in (
         ("--namespace queue-engine", f"--namespace {installed.namespace}"),
         ("deploy/queue-engine-api", "deploy/farm-api"),
-        ("images.example.com/team/queue-engine/agent:0.2.0", f"{AGENT}:1"),
+        (f"images.example.com/team/queue-engine/agent:{__version__}", f"{AGENT}:1"),
         ("here:CPU", "local:CPU"),
     ):
         assert there in command
