@@ -71,8 +71,9 @@ def test_half_a_surrogate_pair_is_replaced(cut: int) -> None:
      b'{"contentType":"a/b","base64":"AAAA"}', b'{"contentType": "a/b", "base64": "AA!="}',
      b'{"contentType": "a/b", "base64": ""}',
      b'{"contentType": "a/b", "base64": "AAAA", "more": 1}', rb'{"contentType": "\ud800", "base64": "AAAA"}',
-     b'"x"' + b" " * TAIL_BYTES],
+     b'"x"' + b" " * TAIL_BYTES, b'{"contentType": "%b", "x": "AAAA"}' % (rb"\u0001" * 1000)],
 )  # fmt: skip
+@pytest.mark.timeout(20)
 def test_json_stays_as_it_is(output: bytes) -> None:
     assert form_of(output) == RawForm(Form.JSON, "application/json", 0, len(output), len(output))
     assert decoded(output, 2) == output
