@@ -9,7 +9,7 @@ from queue_engine.store.store import Store
 from tests.api_server import RunningApi, running_api
 from tests.integration.parts import HttpServer, Programs, open_store, programs_on
 from tests.integration.test_up import Up, delete_endpoints, running_up
-from tests.servers import StoreServer
+from tests.servers import StoreServer, valkey_binary
 
 
 @pytest.fixture
@@ -22,6 +22,19 @@ def programs(valkey_server: StoreServer, tmp_path: Path) -> Iterator[Programs]:
 def executed_programs(valkey_server: StoreServer, tmp_path: Path) -> Iterator[Programs]:
     """Programs that are never forked, for tests of a start and of what /proc shows of a process."""
     with programs_on(valkey_server.url, tmp_path, may_fork=False) as started:
+        yield started
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[StoreServer]:
+    """A store that a test may stop and start again."""
+    with StoreServer(valkey_binary(), tmp_path / "store", options=("--appendonly", "yes")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_programs(own_server: StoreServer, tmp_path: Path) -> Iterator[Programs]:
+    with programs_on(own_server.url, tmp_path) as started:
         yield started
 
 

@@ -1,28 +1,15 @@
 """An agent whose store is not there when it starts waits for it, and says so once in its log."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 
 from queue_engine.domain.tasks import TaskState
 from queue_engine.store.store import Store
-from tests.integration.parts import HttpServer, Program, Programs, ended, new_endpoint, open_store, programs_on, submit
-from tests.servers import StoreServer, valkey_binary
+from tests.integration.parts import HttpServer, Program, Programs, ended, new_endpoint, open_store, submit
+from tests.servers import StoreServer
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[StoreServer]:
-    with StoreServer(valkey_binary(), tmp_path / "store", options=("--appendonly", "yes")) as server:
-        yield server
-
-
-@pytest.fixture
-def own_programs(own_server: StoreServer, tmp_path: Path) -> Iterator[Programs]:
-    with programs_on(own_server.url, tmp_path) as started:
-        yield started
 
 
 @pytest.fixture

@@ -2,11 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
-import pytest
 
 from tests.integration.parts import (
     HttpServer,
@@ -14,12 +11,11 @@ from tests.integration.parts import (
     Programs,
     new_endpoint,
     open_store,
-    programs_on,
     submit,
     wait_for_port,
 )
 from tests.ports import free_port
-from tests.servers import StoreServer, valkey_binary
+from tests.servers import StoreServer
 from tests.waiting import wait_until, wait_until_async
 
 API_KEY = "a-key-of-the-outage-tests"
@@ -40,18 +36,6 @@ class Outage:
     def lines(self, message: str) -> list[dict[str, object]]:
         found = [json.loads(line) for line in self.text().splitlines()]
         return [line for line in found if message in line["message"]]
-
-
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[StoreServer]:
-    with StoreServer(valkey_binary(), tmp_path / "store", options=("--appendonly", "yes")) as server:
-        yield server
-
-
-@pytest.fixture
-def own_programs(own_server: StoreServer, tmp_path: Path) -> Iterator[Programs]:
-    with programs_on(own_server.url, tmp_path) as started:
-        yield started
 
 
 async def test_an_outage_of_the_store_is_two_lines_in_every_process(
